@@ -1,0 +1,1 @@
+"""Settings, errors, device, files and progress: what every other room stands on."""

@@ -1,0 +1,99 @@
+"""The one place that asks the machine: device, number type, threads, memory, peak.
+
+The CPU is the reference. On CUDA the same code runs with torch's own kernels.
+"""
+
+import functools
+import os
+import platform
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from athanor.base.errors import AthanorError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(wanted: str = "auto") -> "torch.device":
+    """The device to compute on: 'auto' takes a GPU when torch sees one, else the CPU."""
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise AthanorError("device=cuda, but torch sees no GPU here", allowed="auto, cpu", fix="athanor doctor")
+    if wanted not in ("cpu", "cuda"):
+        raise AthanorError(f"device={wanted!r} is not known", allowed="auto, cpu, cuda")
+    return torch.device(wanted)
+
+
+@functools.cache
+def matmul_flops(dtype_name: str, device_name: str = "cpu") -> float:
+    """Measured FLOP/s of a square matrix product: the best of several short runs."""
+    import torch
+
+    width = 512 if device_name == "cpu" else 8192
+    left = torch.randn(width, width, device=device_name).to(getattr(torch, dtype_name))
+    right = left.clone()
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        for _ in range(4):
+            left @ right
+        if device_name == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - start) / 4)
+    return 2 * width**3 / best
+
+
+def fast_dtype(device: "torch.device") -> "torch.dtype":
+    """bf16 where the hardware multiplies it (GPUs, CPUs with AVX512-BF16 or AMX), else fp32.
+
+    Asked, not timed: the answer decides the bits of a result, so it must not depend on a busy neighbour.
+    """
+    import torch
+
+    fast = cpu_has_bf16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this processor multiplies bf16 numbers in hardware (elsewhere it is emulated, and slow)."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def set_threads(threads: int | None = None) -> int:
+    """Use `threads` CPU threads (unset: as many as cores this process may use) and return their number."""
+    import torch
+
+    count = threads or usable_cores()
+    torch.set_num_threads(count)
+    return count
+
+
+def usable_cores() -> int:
+    """Cores this process may use (a container's share, not the machine's)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """The most memory this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in bytes on macOS, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def machine() -> dict[str, Any]:
+    """What a result was computed on, for its record; imports no torch."""
+    import psutil
+
+    return {
+        "system": platform.system(), "processor": platform.machine(), "cores": usable_cores(),
+        "memory": psutil.virtual_memory().total, "python": platform.python_version(),
+    }  # fmt: skip

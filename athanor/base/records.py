@@ -1,0 +1,63 @@
+"""Rows on disk: JSON lines, plain or compressed with Zstandard, one object per line."""
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import explain_disk_error
+
+COMPRESSION_LEVEL = 3  # ten times faster than 10 at 8 % more bytes on source code
+
+
+def open_text(path: Path, mode: str = "r") -> IO[str]:
+    """Open a text file, decompressing or compressing by its suffix (.zst, .gz, anything else is plain)."""
+    if path.suffix == ".gz":
+        return gzip.open(path, mode + "t", encoding="utf-8", newline="\n")
+    if path.suffix != ".zst":
+        return open(path, mode, encoding="utf-8", newline="\n")
+    if mode == "r":
+        raw = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
+        return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+    writer = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(open(path, "wb"), closefd=True)
+    return io.TextIOWrapper(writer, encoding="utf-8", newline="\n")
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file we wrote ourselves, in order.
+
+    Raises:
+        AthanorError: with the file and line number of a damaged row.
+    """
+    with open_text(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as problem:
+                raise AthanorError(
+                    f"{path}, line {number}: not a JSON object ({problem.msg})",
+                    fix="the file is damaged or was edited: make it again",
+                ) from None
+
+
+def encode_record(row: dict[str, Any]) -> str:
+    """One row as one line of JSON, Chinese characters readable."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows in order and return how many there were. Inside an artifact's folder only: not atomic by itself."""
+    count = 0
+    try:
+        with open_text(path, "w") as file:
+            for row in rows:
+                file.write(encode_record(row))
+                count += 1
+    except OSError as problem:
+        raise explain_disk_error(problem, path) from problem
+    return count

@@ -1,0 +1,58 @@
+"""Strict settings: every key is known, every value is checked, nothing is accepted and ignored."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pydantic
+
+from athanor.base.errors import AthanorError
+
+
+class Settings(pydantic.BaseModel):
+    """Base of every step's settings: unknown keys are refused, values never change after they were checked."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to `word`, or nothing."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {match[0]!r}?" if match else ""
+
+
+def parse_settings(cls: type[SomeSettings], values: Mapping[str, Any], where: str) -> SomeSettings:
+    """Check `values` against `cls`.
+
+    Raises:
+        AthanorError: names the key as the user wrote it (`where.key`), the value, and what is allowed.
+    """
+    known = list(cls.model_fields)
+    for key in values:
+        if key not in known:
+            raise AthanorError(
+                f"{where}.{key} is not a setting",
+                allowed=", ".join(known) or "this step has no settings",
+                fix=nearest(str(key), known),
+            )
+    try:
+        return cls.model_validate(dict(values))
+    except pydantic.ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join([where, *(str(part) for part in first["loc"])])
+        raise AthanorError(
+            f"{place}={first['input']!r} cannot be used: {first['msg']}",
+            allowed=_allowed(cls, first["loc"]),
+        ) from None
+
+
+def _allowed(cls: type[Settings], location: tuple[Any, ...]) -> str:
+    field = cls.model_fields.get(str(location[0])) if location else None
+    if field is None:
+        return ""
+    kind = getattr(field.annotation, "__name__", str(field.annotation))
+    limits = " ".join(str(limit) for limit in field.metadata)
+    return " ".join(part for part in (kind, limits, f"(default {field.default!r})") if part)

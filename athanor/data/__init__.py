@@ -1,0 +1,1 @@
+"""Raw files → documents → corpus → token shards → batches; no network, no torch."""

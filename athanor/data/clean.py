@@ -1,0 +1,251 @@
+"""The step `clean`: documents become a corpus: repaired, judged, masked, without copies, a part held out."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import hash_bytes
+from athanor.base.progress import Progress
+from athanor.base.records import encode_record, open_text, read_records, write_records
+from athanor.base.settings import Settings
+from athanor.data.deduplicate import PERMUTATIONS, Copy, ShingleFile, SignatureMaker, find_near_copies
+from athanor.data.document import Document, make_document
+from athanor.data.facts import Facts
+from athanor.data.filters import Thresholds, judge
+from athanor.data.funnel import Funnel, Stage, describe_reasons
+from athanor.data.language import guess_language
+from athanor.data.personal import mask_personal
+from athanor.data.repair import repair_text
+from athanor.data.shards import ShardWriter, read_shards
+from athanor.data.shingles import shingles
+from athanor.data.split import boundary
+from athanor.store.artifact import Artifact
+
+MEGA = 1e6
+KEPT = "kept.jsonl.zst"  # in .work: what passed the filters, before near copies are removed
+
+
+class CleanSettings(Settings):
+    """How documents are judged and what counts as a copy."""
+
+    languages: tuple[str, ...] = ()
+    """Keep only these (zh, en, ja, ko, und); empty: keep all."""
+    filters: Thresholds = Thresholds()
+    mask_personal_data: bool = True
+    """Replace mail addresses, phone numbers, identity cards and internet addresses by [mail], [phone], [card], [ip]."""
+    copy_threshold: float = Field(default=0.7, gt=0, le=1)
+    """Documents whose word runs are at least this similar (Jaccard) are copies; the longest stays."""
+    copy_run: int = Field(default=5, ge=1)
+    """Words (Chinese: characters) in a run."""
+    heldout_share: float = Field(default=0.02, gt=0, lt=1)
+    """Share of documents kept apart for evaluation, chosen by the hash of their text; at least one."""
+    heldout_most_bytes: int = Field(default=4_000_000, ge=1)
+    """Evaluation needs no more text than this."""
+
+
+@dataclass
+class _Kept:
+    """What stays in memory of the documents that passed the filters: under 1.2 KB each.
+
+    Lists are indexed by the document's number.
+    """
+
+    names: list[tuple[str, str]] = field(default_factory=list)  # id, source
+    sizes: list[int] = field(default_factory=list)  # bytes of text
+    hashes: list[str] = field(default_factory=list)  # of the normalised text
+    signatures: list[np.ndarray] = field(default_factory=list)
+    by_hash: dict[str, int] = field(default_factory=dict)
+
+
+def clean_documents(
+    settings: CleanSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Turn the documents of `parents["documents"]` into train-*.jsonl.zst and heldout-*.jsonl.zst.
+
+    Also writes duplicates.jsonl (removed, kept, similarity) and funnel.json.
+
+    Raises:
+        AthanorError: no document is left; the message names the reasons and the settings that relax them.
+    """
+    work = folder / ".work"
+    work.mkdir(exist_ok=True)
+    source = parents["documents"]
+    funnel = Funnel("repair", "language", "quality", "exact copies", "near copies")
+    kept, masked, languages = _Kept(), Counter[str](), Counter[str]()
+    copies: list[Copy] = []
+    removed: list[dict[str, Any]] = []
+    progress.start("clean", total=source.measurements.get("text_bytes", 0) / MEGA or None, unit="MB")
+    with ShingleFile(work / "runs.bin") as runs, open_text(work / KEPT, "w") as file:
+        sign = SignatureMaker()
+        for document in read_shards(source, "documents"):
+            progress.advance(document.bytes / MEGA)
+            better = _improve(document, settings, funnel, masked)
+            if better is None or not _is_new(better, kept, funnel["exact copies"], removed):
+                continue
+            languages[better.language or "und"] += 1
+            runs_S = shingles(Facts(better).word_hashes, settings.copy_run)
+            runs.append(runs_S)
+            kept.signatures.append(sign(runs_S) if len(runs_S) else np.zeros(PERMUTATIONS, np.uint32))
+            file.write(encode_record(better.to_row()))
+        progress.finish(kept=len(kept.sizes))
+        if not kept.sizes:
+            funnel.write(folder)
+            raise _nothing_left(funnel)
+        copies = find_near_copies(np.stack(kept.signatures), runs, kept.sizes, settings.copy_threshold)
+    _record_near_copies(copies, kept, funnel["near copies"], removed)
+    write_records(folder / "duplicates.jsonl", removed)
+    funnel.write(folder)
+    written = _write_split(settings, kept, {copy.removed for copy in copies}, folder, work / KEPT)
+    return {
+        **written, "copies_exact": len(removed) - len(copies), "copies_near": len(copies),
+        "masked": dict(sorted(masked.items())), "languages": dict(sorted(languages.items())),
+    }  # fmt: skip
+
+
+def _improve(document: Document, settings: CleanSettings, funnel: Funnel, masked: Counter[str]) -> Document | None:
+    """The document repaired, with its language, masked; None when a stage dropped it."""
+    size = document.bytes
+    stage = funnel["repair"]
+    stage.enter(size)
+    text = repair_text(document.text)
+    if not text:
+        stage.drop("nothing left after repair", size, document.source)
+        return None
+    language = document.language or guess_language(text)
+    document = replace(document, text=text, language=language)
+    size = document.bytes
+    stage.leave(size)
+    stage = funnel["language"]
+    stage.enter(size)
+    if settings.languages and language not in settings.languages:
+        stage.drop(f"language {language} not wanted (languages)", size, document.source, text)
+        return None
+    stage.leave(size)
+    stage = funnel["quality"]
+    stage.enter(size)
+    reason = judge(Facts(document), settings.filters)
+    if reason is not None:
+        stage.drop(reason, size, document.source, text)
+        return None
+    if settings.mask_personal_data:
+        text, counts = mask_personal(text, code=document.kind == "code")
+        masked.update(counts)
+        document = document.with_text(text)
+    stage.leave(document.bytes)
+    return document
+
+
+def normalised_hash(text: str) -> str:
+    """Hash of the text without regard to case and blanks: two documents with the same hash are exact copies."""
+    return hash_bytes(" ".join(text.lower().split()).encode())
+
+
+def _is_new(document: Document, kept: _Kept, stage: Stage, removed: list[dict[str, Any]]) -> bool:
+    """Whether no document before has the same text; if so, it is remembered."""
+    size = document.bytes
+    stage.enter(size)
+    digest = normalised_hash(document.text)
+    first = kept.by_hash.get(digest)
+    if first is not None:
+        removed.append(_copy_row("exact", (document.id, document.source), kept.names[first], 1.0))
+        stage.drop("exact copy", size, document.source, f"of {kept.names[first][1]}")
+        return False
+    kept.by_hash[digest] = len(kept.sizes)
+    kept.names.append((document.id, document.source))
+    kept.sizes.append(size)
+    kept.hashes.append(digest)
+    stage.leave(size)
+    return True
+
+
+def _copy_row(kind: str, removed: tuple[str, str], kept: tuple[str, str], similarity: float) -> dict[str, Any]:
+    """One row of duplicates.jsonl; rows with the same `kept` are one cluster."""
+    return {
+        "kind": kind, "removed": removed[0], "removed_source": removed[1],
+        "kept": kept[0], "kept_source": kept[1], "similarity": round(similarity, 4),
+    }  # fmt: skip
+
+
+def _record_near_copies(copies: list[Copy], kept: _Kept, stage: Stage, removed: list[dict[str, Any]]) -> None:
+    by_number = {copy.removed: copy for copy in copies}
+    for number, size in enumerate(kept.sizes):
+        stage.enter(size)
+        copy = by_number.get(number)
+        if copy is None:
+            stage.leave(size)
+            continue
+        removed.append(_copy_row("near", kept.names[number], kept.names[copy.kept], copy.similarity))
+        stage.drop("near copy", size, kept.names[number][1], f"{copy.similarity:.2f} of {kept.names[copy.kept][1]}")
+
+
+def choose_heldout(hashes: list[str], sizes: list[int], gone: set[int], share: float, most_bytes: int) -> set[int]:
+    """Numbers of the documents kept apart: those whose hash is smallest; at least one, never all.
+
+    The choice depends on each text alone (and on the limit in bytes), so a corpus that grows keeps its split.
+    """
+    there = sorted((hashes[number], number) for number in range(len(hashes)) if number not in gone)
+    chosen: set[int] = set()
+    total = 0
+    for digest, number in there[:-1]:
+        if chosen and int(digest, 16) >= share * 16 ** len(digest):
+            break
+        if chosen and total + sizes[number] > most_bytes:
+            continue
+        chosen.add(number)
+        total += sizes[number]
+    return chosen
+
+
+def _write_split(settings: CleanSettings, kept: _Kept, gone: set[int], folder: Path, source: Path) -> dict[str, Any]:
+    """Write train and held-out shards from what passed; a single document is itself cut in two."""
+    heldout = choose_heldout(kept.hashes, kept.sizes, gone, settings.heldout_share, settings.heldout_most_bytes)
+    with ShardWriter(folder, "train") as train, ShardWriter(folder, "heldout") as apart:
+        if not heldout:
+            left = next(row for number, row in enumerate(read_records(source)) if number not in gone)
+            first, last = _cut_in_two(Document.from_row(left))
+            train.write(first)
+            apart.write(last)
+        else:
+            with open_text(source) as file:
+                for number, line in enumerate(file):
+                    if number not in gone:
+                        (apart if number in heldout else train).write_line(line, kept.sizes[number])
+    return {
+        "documents": train.documents, "text_bytes": train.bytes,
+        "heldout_documents": apart.documents, "heldout_bytes": apart.bytes,
+    }  # fmt: skip
+
+
+def _cut_in_two(document: Document) -> tuple[Document, Document]:
+    """About the first nine tenths of a document, and the rest.
+
+    Raises:
+        AthanorError: it is a single character.
+    """
+    text = document.text
+    place = boundary(text, max(1, int(len(text) * 0.9)))
+    if not text[place:].strip():
+        place = max(1, len(text.rstrip()) - 1)
+    if not text[:place].strip() or not text[place:].strip():
+        raise AthanorError(f"{document.source} is the only document and too short to learn from", fix="add more text")
+    facts = {key: value for key, value in document.meta.items() if key != "kind"}
+    return tuple(  # type: ignore[return-value]
+        make_document(part, f"{document.source}/{number}", document.kind, document.language, **facts)
+        for number, part in ((1, text[:place]), (2, text[place:]))
+    )
+
+
+def _nothing_left(funnel: Funnel) -> AthanorError:
+    reasons = funnel.reasons()
+    count = funnel["repair"].documents_in
+    return AthanorError(
+        f"none of {count} documents passed the filters: {describe_reasons(reasons)}",
+        allowed="the setting that decides stands in brackets behind each reason",
+        fix="relax it, for example filters.minimum_words=5; funnel.json shows examples of what was dropped",
+    )

@@ -1,0 +1,202 @@
+"""The step `pack`: a corpus becomes token shards that training maps into memory, with a table of its documents.
+
+Files for each split (train, heldout): `<split>-00000.npy` … (token ids, uint16 or uint32), `<split>-starts.npy`
+(int64, the place of each document's first token, and one last entry: the number of tokens) and
+`<split>-documents.jsonl.zst` (id, source, language, bytes, characters, in the same order).
+
+Shapes: N tokens, D documents.
+"""
+
+import bisect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import explain_disk_error
+from athanor.base.progress import Progress
+from athanor.base.records import encode_record, open_text, read_records
+from athanor.base.settings import Settings
+from athanor.data.document import Document
+from athanor.data.funnel import Funnel
+from athanor.data.shards import read_shards
+from athanor.store.artifact import Artifact
+from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
+
+SPLITS = ("train", "heldout")
+BATCH_BYTES = 4_000_000  # of text tokenised at once
+SMALL_VOCABULARY = 1 << 16  # ids below it fit into two bytes
+MEGA = 1e6
+
+
+class PackSettings(Settings):
+    """How tokens are stored."""
+
+    shard_tokens: int = Field(default=64_000_000, ge=1_024)
+    """Tokens per file."""
+
+
+class TokenWriter:
+    """Writes one split's token shards; holds one batch in memory."""
+
+    def __init__(self, folder: Path, split: str, dtype: type[np.unsignedinteger], shard_tokens: int):
+        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
+        self.tokens = self.shards = 0
+        self._waiting: list[NDArray[np.unsignedinteger]] = []
+        self._waiting_tokens = 0
+
+    def write(self, ids: list[int]) -> None:
+        """Append one document's tokens; a shard may end inside a document."""
+        piece = np.asarray(ids, dtype=self.dtype)
+        self.tokens += len(piece)
+        while self._waiting_tokens + len(piece) >= self.shard_tokens:
+            room = self.shard_tokens - self._waiting_tokens
+            self._waiting.append(piece[:room])
+            self._save()
+            piece = piece[room:]
+        if len(piece):
+            self._waiting.append(piece)
+            self._waiting_tokens += len(piece)
+
+    def close(self) -> None:
+        """Write what waits."""
+        if self._waiting or not self.shards:
+            self._save()
+
+    def _save(self) -> None:
+        whole = np.concatenate(self._waiting) if self._waiting else np.zeros(0, self.dtype)
+        path = self.folder / f"{self.split}-{self.shards:05d}.npy"
+        try:
+            np.save(path, whole)
+        except OSError as problem:
+            raise explain_disk_error(problem, path) from problem
+        self.shards += 1
+        self._waiting, self._waiting_tokens = [], 0
+
+
+def pack_documents(
+    settings: PackSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Tokenise `parents["corpus"]` with `parents["tokenizer"]`; every document begins with <|document|>.
+
+    Raises:
+        AthanorError: the corpus holds no text.
+    """
+    corpus, tokenizer = parents["corpus"], Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
+    dtype = np.uint16 if tokenizer.vocabulary < SMALL_VOCABULARY else np.uint32
+    known = corpus.measurements
+    total = known.get("text_bytes", 0) + known.get("heldout_bytes", 0)
+    progress.start("pack", total=total / MEGA or None, unit="MB")
+    funnel, measured = Funnel(*SPLITS), {}
+    for split in SPLITS:
+        stage = funnel[split]
+        writer = TokenWriter(folder, split, dtype, settings.shard_tokens)
+        starts = [0]
+        with open_text(folder / f"{split}-documents.jsonl.zst", "w") as table:
+            for documents in _batches(read_shards(corpus, split)):
+                rows = tokenizer.encode_batch([document.text for document in documents])
+                for document, ids in zip(documents, rows, strict=True):
+                    stage.enter(document.bytes)
+                    stage.leave(document.bytes)
+                    writer.write([tokenizer.special[DOCUMENT], *ids])
+                    starts.append(writer.tokens)
+                    table.write(encode_record(_table_row(document)))
+                progress.advance(sum(document.bytes for document in documents) / MEGA)
+        writer.close()
+        np.save(folder / f"{split}-starts.npy", np.asarray(starts, dtype=np.int64))
+        measured[split] = (writer.tokens, stage.bytes_out)
+    funnel.write(folder)
+    progress.finish(tokens=measured["train"][0])
+    if not measured["train"][0]:
+        raise AthanorError(f"{corpus.path} holds no text to pack", fix="run the step that cleans the corpus again")
+    return {
+        "tokens": measured["train"][0], "heldout_tokens": measured["heldout"][0],
+        "bytes_per_token": round(measured["train"][1] / measured["train"][0], 4),
+        "heldout_bytes": measured["heldout"][1], "vocabulary": tokenizer.vocabulary, "dtype": np.dtype(dtype).name,
+    }  # fmt: skip
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents in groups of about four megabytes."""
+    group: list[Document] = []
+    size = 0
+    for document in documents:
+        group.append(document)
+        size += document.bytes
+        if size >= BATCH_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _table_row(document: Document) -> dict[str, Any]:
+    return {
+        "id": document.id, "source": document.source, "language": document.language,
+        "bytes": document.bytes, "characters": len(document.text),
+    }  # fmt: skip
+
+
+class TokenFiles:
+    """One split of a packed corpus, its tokens mapped into memory.
+
+    Attributes:
+        tokens: how many there are.
+        starts_D: place of each document's first token (its <|document|>), and at the end the number of tokens.
+    """
+
+    def __init__(self, folder: Path, split: str = "train"):
+        shards = sorted(folder.glob(f"{split}-[0-9]*.npy"))
+        starts = folder / f"{split}-starts.npy"
+        if not shards or not starts.is_file():
+            raise AthanorError(f"{folder} holds no packed {split} tokens", allowed="the folder of a pack step")
+        self.folder, self.split = folder, split
+        self.starts_D: NDArray[np.int64] = np.load(starts)
+        self._shards = [np.load(shard, mmap_mode="r") for shard in shards]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self.tokens = int(self._ends[-1])
+        if self.tokens != int(self.starts_D[-1]):
+            raise AthanorError(f"{folder}: {split} shards and table do not belong together", fix="pack again")
+        self._rows: list[dict[str, Any]] | None = None
+
+    @property
+    def documents(self) -> int:
+        return len(self.starts_D) - 1
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Token ids from place `start` up to `stop`, as int64; fewer at the end of the corpus."""
+        pieces = []
+        shard = bisect.bisect_right(self._ends, start)
+        while start < stop and shard < len(self._shards):
+            begin = int(self._ends[shard]) - len(self._shards[shard])
+            piece = self._shards[shard][start - begin : stop - begin]
+            pieces.append(piece)
+            start += len(piece)
+            shard += 1
+        return np.concatenate(pieces).astype(np.int64) if pieces else np.zeros(0, np.int64)
+
+    def document_at(self, place: int) -> int:
+        """Number of the document that holds the token at `place`."""
+        if not 0 <= place < self.tokens:
+            raise AthanorError(f"token {place} does not exist", allowed=f"0 to {self.tokens - 1}")
+        return int(np.searchsorted(self.starts_D, place, side="right")) - 1
+
+    def document_row(self, number: int) -> dict[str, Any]:
+        """The table's row of a document: id, source, language, bytes, characters."""
+        if self._rows is None:
+            self._rows = list(read_records(self.folder / f"{self.split}-documents.jsonl.zst"))
+        return self._rows[number]
+
+    def locate(self, place: int, tokenizer: Tokenizer) -> tuple[dict[str, Any], int]:
+        """(the document's row, character offset in its text) of the token at `place`.
+
+        Exact, except that a token beginning inside a character (byte-level tokens may) is given that character.
+        """
+        number = self.document_at(place)
+        first = int(self.starts_D[number]) + 1  # after <|document|>
+        before = tokenizer.decode(self.read(first, place).tolist()) if place > first else ""
+        return self.document_row(number), len(before.rstrip("\ufffd"))

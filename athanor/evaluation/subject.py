@@ -1,0 +1,51 @@
+"""The subject of an evaluation: whatever can score, generate (and later embed). Here: a checkpoint on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from athanor.base.progress import Progress
+from athanor.inference.runtime import open_model
+from athanor.inference.sampling import Sampling
+from athanor.inference.score import score, windows
+from athanor.tokens.tokenizer import DOCUMENT
+
+
+class LocalSubject:
+    """A checkpoint (16-bit or INT4) with its tokenizer and chat template.
+
+    Args:
+        folder: a model's folder.
+        dtype: 'auto' (bf16 where the hardware has it), 'float32' or 'bfloat16'.
+    """
+
+    def __init__(self, folder: Path, dtype: str = "auto"):
+        runtime = open_model(folder, dtype)
+        self.model, self.tokenizer, self.engine = runtime.model, runtime.tokenizer, runtime.engine
+        self.chat_prompt = runtime.chat_prompt
+        self.context = self.model.config.max_positions
+
+    def score(self, texts: Sequence[str], progress: Progress | None = None) -> list[float]:
+        """Log-likelihood of each text in nats, read from the beginning of a document.
+
+        Long texts are read in windows of the model's context that overlap by half, so that every token but the first
+        ones of a text is predicted from at least half a context (Transformer-XL's evaluation, Dai et al. 2019).
+        """
+        start = self.tokenizer.special[DOCUMENT]
+        items: list[tuple[Sequence[int], int]] = []
+        owners: list[int] = []
+        for number, ids in enumerate(self.tokenizer.encode_batch(list(texts))):
+            for item in windows([start, *ids], self.context, self.context // 2):
+                items.append(item)
+                owners.append(number)
+        totals = [0.0] * len(texts)
+        for number, one in zip(owners, score(self.model, items, progress=progress), strict=True):
+            totals[number] += one.total
+        return totals
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None) -> list[str]:
+        """The answer to each prompt of token ids."""
+        return [completion.text for completion in self.engine.generate_batch(prompts, sampling, progress=progress)]
+
+    def text_prompt(self, text: str) -> list[int]:
+        """The beginning of a document as a prompt."""
+        return [self.tokenizer.special[DOCUMENT], *self.tokenizer.encode(text)]

@@ -1,0 +1,1 @@
+"""Networks only: one trunk, its fronts and heads, and the roads to and from Hugging Face checkpoints."""

@@ -1,0 +1,330 @@
+"""Checkpoints in Hugging Face layout, in and out: config.json, safetensors (one file, or shards with an index).
+
+Reading is strict. A checkpoint is data from a stranger: nothing in it is run, every name and size is checked before
+use, and whatever does not fit is refused with its file and tensor.
+"""
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from athanor.base.errors import AthanorError
+from athanor.models.families import Family, Weight, family_of, read_config, their_config
+from athanor.models.language import LanguageModel
+from athanor.models.transformer import TransformerConfig
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+BITS = {"F32": 32, "F16": 16, "BF16": 16}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+
+
+def load_checkpoint(
+    folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> LanguageModel:
+    """Build the network a Hugging Face folder describes and fill it with its weights.
+
+    Args:
+        folder: holds config.json and model.safetensors, or shards and their index.
+        dtype: number type to compute in; None: the one the weights are stored in.
+        device: where the weights go.
+
+    Raises:
+        AthanorError: anything unsafe, missing, left over, of the wrong shape or not finite, by file and tensor.
+    """
+    folder = Path(folder)
+    refuse_pickles(folder)
+    config_file = folder / "config.json"
+    family, config = read_config(read_object(config_file), str(config_file))
+    stored = Stored(folder)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    model = model.to(dtype or stored.dtype()).to_empty(device=device)
+    fill(model, family, stored)
+    return model.eval()
+
+
+def save_checkpoint(
+    model: LanguageModel,
+    folder: str | Path,
+    *,
+    generation: Mapping[str, Any] | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write a folder that `transformers` loads: config.json, generation_config.json and the weights.
+
+    Args:
+        model: the network; its number type is the stored one.
+        folder: created when missing; must not hold weights already.
+        generation: settings for generation_config.json, such as eos_token_id; token ids also go into config.json.
+        shard_bytes: weights above this size are cut into files of at most that many bytes (one tensor at least).
+
+    Raises:
+        AthanorError: no family can express the network, a weight is not finite, or weights are there already.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    present = sorted(path.name for path in folder.glob("model*.safetensors*"))
+    if present:
+        raise AthanorError(f"{folder} holds {present[0]} already", fix="choose another folder, or delete it first")
+    family = family_of(model.config)
+    weights = dict(their_tensors(model, family))
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise AthanorError(f"{name} holds a number that is not finite: it is not saved")
+    settings = their_config(family, model.config, str(model.tokens.weight.dtype).removeprefix("torch."))
+    special = {key: value for key, value in (generation or {}).items() if key.endswith("_token_id")}
+    write_object(folder / "config.json", settings | special)
+    write_object(folder / "generation_config.json", dict(generation or {}))
+    write_weights(weights, folder, shard_bytes)
+
+
+def write_weights(weights: Mapping[str, Tensor], folder: Path, shard_bytes: int) -> None:
+    """Write the weights into one file, or into shards and the index that names them."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, weight in weights.items():
+        size = sum(other.nbytes for other in shards[-1].values())
+        if shards[-1] and size + weight.nbytes > shard_bytes:
+            shards.append({})
+        shards[-1][name] = weight
+    if len(shards) == 1:
+        save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
+        return
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(shard, file)
+    total = sum(weight.nbytes for weight in weights.values())
+    write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def rows_of(family: Family, config: TransformerConfig, ours: Mapping[str, Any]) -> Iterator[tuple[str, Weight, int]]:
+    """Every tensor this network has: our full name, its row of the family's table, and its layer."""
+    for row in family.tensors:
+        for layer in range(config.layers) if "{}" in row.ours else (0,):
+            name = row.ours.format(layer)
+            if name in ours:
+                yield name, row, layer
+
+
+def their_tensors(model: LanguageModel, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """Our weights under Hugging Face names, cut into the pieces they store."""
+    ours = model.state_dict()
+    written = set()
+    for name, row, layer in rows_of(family, model.config, ours):
+        weight = ours[name].detach().cpu()
+        written.add(name)
+        pieces = weight.split(row.rows(model.config)) if row.rows else (weight,)
+        for their_name, piece in zip(row.theirs, pieces, strict=True):
+            yield their_name.format(layer), (piece.t() if row.transposed else piece).contiguous()
+    left = sorted(set(ours) - written)
+    if left:
+        raise AthanorError(f"{left[0]} has no name in a {family.name} checkpoint", fix="merge or remove adapters first")
+
+
+def fill(model: LanguageModel, family: Family, stored: "Stored") -> None:
+    """Copy every stored tensor to its place; nothing may be missing, left over, misshaped or not finite."""
+    ours = model.state_dict()
+    wanted = set()
+    for name, row, layer in rows_of(family, model.config, ours):
+        target = ours[name]
+        pieces = target.split(row.rows(model.config)) if row.rows else (target,)
+        for their_name, piece in zip((name.format(layer) for name in row.theirs), pieces, strict=True):
+            wanted.add(their_name)
+            place = piece.t() if row.transposed else piece
+            place.copy_(stored.read(their_name, tuple(place.shape)))
+    assert not set(ours) - {name for name, _, _ in rows_of(family, model.config, ours)}, "a row is missing in FAMILIES"
+    refuse_extra(model, family, stored, wanted)
+
+
+def refuse_extra(model: LanguageModel, family: Family, stored: "Stored", wanted: set[str]) -> None:
+    """A tensor nobody asked for is an error, but for a second copy of a tied head and for derived numbers."""
+    for name in sorted(set(stored.places) - wanted):
+        if family.derived and name.endswith(family.derived):
+            continue
+        if name == "lm_head.weight" and model.config.tied:
+            copy = stored.read(name, tuple(model.tokens.weight.shape)).to(model.tokens.weight)
+            if bool((copy == model.tokens.weight).all()):
+                continue
+            raise AthanorError(
+                f"{stored.where(name)}: config.json ties the head to the embedding, but the two differ",
+                fix="set tie_word_embeddings to false if the head is a weight of its own",
+            )
+        raise AthanorError(f"{stored.where(name)}: a {family.name} network of this config has no such tensor")
+
+
+class Stored:
+    """The tensors of a folder: where each is, with every header checked before anything is read."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.places: dict[str, str] = {}
+        self.headers: dict[str, dict[str, Any]] = {}
+        promised = self.promised()
+        for file in sorted(set(promised.values())) if promised is not None else [WEIGHTS]:
+            self.headers[file] = read_header(folder / file)
+            for name in self.headers[file]:
+                if name in self.places:
+                    raise AthanorError(f"{folder / file}: {name} is also in {self.places[name]}")
+                self.places[name] = file
+        if promised is not None and promised != self.places:
+            wrong = sorted(dict(promised.items() ^ self.places.items()))[0]
+            raise AthanorError(f"{folder / INDEX}: {wrong} is not where the index says")
+        left = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in self.headers)
+        if left:
+            raise AthanorError(f"{folder / left[0]} belongs to no index", fix="move files that are no part of it away")
+
+    def promised(self) -> dict[str, str] | None:
+        """What the index says, tensor -> file name; None when there is no index."""
+        path = self.folder / INDEX
+        if not path.exists():
+            return None
+        if (self.folder / WEIGHTS).exists():
+            raise AthanorError(f"{self.folder} holds both {WEIGHTS} and {INDEX}", fix="keep the one that is meant")
+        promised = read_object(path).get("weight_map")
+        if not isinstance(promised, dict) or not promised:
+            raise AthanorError(f"{path}: weight_map is missing or empty")
+        for name, file in promised.items():
+            plain = isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\:\0")
+            if not plain:
+                raise AthanorError(f"{path}: {name} points to {file!r}", allowed="a .safetensors file beside the index")
+        return promised
+
+    def where(self, name: str) -> str:
+        """File and tensor, for messages."""
+        return f"{self.folder / self.places[name]}: {name}"
+
+    def dtype(self) -> torch.dtype:
+        """The number type most of the weights are stored in."""
+        size: dict[str, int] = {}
+        for header in self.headers.values():
+            for entry in header.values():
+                size[entry["dtype"]] = size.get(entry["dtype"], 0) + math.prod(entry["shape"])
+        return DTYPES[max(sorted(size), key=size.__getitem__)]
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor, of the shape asked for and finite."""
+        if name not in self.places:
+            raise AthanorError(f"{self.folder}: the tensor {name} is missing, shape {list(shape)}")
+        entry = self.headers[self.places[name]][name]
+        if tuple(entry["shape"]) != shape:
+            raise AthanorError(f"{self.where(name)} has shape {entry['shape']}", allowed=f"{list(shape)}")
+        try:
+            with safe_open(self.folder / self.places[name], framework="pt") as file:
+                tensor = file.get_tensor(name)
+        except SafetensorError as error:
+            raise AthanorError(f"{self.where(name)}: {error}") from error
+        if not bool(tensor.isfinite().all()):
+            raise AthanorError(f"{self.where(name)} holds a number that is not finite (NaN or infinite)")
+        return tensor
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Name -> {dtype, shape, data_offsets} of a safetensors file, each checked against the size of the file."""
+    if not path.is_file():
+        raise AthanorError(f"{path} is missing")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise AthanorError(f"{path}: a header of {length} bytes in a file of {size}", fix="download it again")
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError) as error:
+            raise AthanorError(f"{path}: the header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise AthanorError(f"{path}: the header is not an object")
+    header.pop("__metadata__", None)
+    check_spans(path, header, size - 8 - length)
+    return header
+
+
+def check_spans(path: Path, header: dict[str, Any], data_bytes: int) -> None:
+    """Every tensor's bytes must follow the one before, and the last must end with the file."""
+    end = 0
+    for name, entry in sorted(header.items(), key=span_start):
+        if not well_formed(entry):
+            raise AthanorError(f"{path}: the entry of {name} is malformed: {entry}")
+        if entry["dtype"] not in BITS:
+            raise AthanorError(f"{path}: {name} is stored as {entry['dtype']}", allowed=", ".join(BITS))
+        start, stop = entry["data_offsets"]
+        if start != end:
+            raise AthanorError(f"{path}: {name} starts at byte {start}, the tensor before it ends at {end}")
+        if stop - start != math.prod(entry["shape"]) * BITS[entry["dtype"]] // 8:
+            raise AthanorError(f"{path}: {name} of shape {entry['shape']} cannot have {stop - start} bytes")
+        end = stop
+    if end != data_bytes:
+        raise AthanorError(f"{path}: the tensors take {end} bytes, the file holds {data_bytes}")
+
+
+def span_start(item: tuple[str, Any]) -> tuple[int, int]:
+    """Where a header entry's bytes start, for sorting; malformed entries come first and are refused there."""
+    entry = item[1]
+    return tuple(entry["data_offsets"]) if well_formed(entry) else (-1, -1)
+
+
+def well_formed(entry: Any) -> bool:
+    """Whether a header entry has a type, a shape and two offsets, all of them counts."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        return False
+    shape, span = entry["shape"], entry["data_offsets"]
+    if not isinstance(shape, list) or not isinstance(span, list) or len(span) != 2:
+        return False
+    return all(type(number) is int and 0 <= number < 2**63 for number in (*shape, *span))
+
+
+def refuse_pickles(folder: Path) -> None:
+    """A pickle runs code when it is read; none is accepted in a checkpoint, by name or by content."""
+    if not folder.is_dir():
+        raise AthanorError(f"{folder} is not a folder", fix="name the folder that holds config.json")
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and (path.suffix in PICKLES or looks_pickled(path)):
+            raise AthanorError(
+                f"{path} is a pickle, which can run code when read",
+                allowed="safetensors",
+                fix="delete it, or convert the checkpoint with its own library",
+            )
+
+
+def looks_pickled(path: Path) -> bool:
+    """Whether the first bytes are those of a pickle, or of a zip that holds one (torch.save)."""
+    if path.suffix == ".safetensors":  # starts with a length, which may be any bytes; its header is checked on reading
+        return False
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return any(name.endswith(".pkl") for name in archive.namelist())
+        except zipfile.BadZipFile:
+            return True
+    return len(start) >= 2 and start[0] == 0x80 and 2 <= start[1] <= pickle.HIGHEST_PROTOCOL
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AthanorError(f"{path} is missing") from error
+    except (ValueError, RecursionError) as error:
+        raise AthanorError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise AthanorError(f"{path} holds no JSON object")
+    return content
+
+
+def write_object(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object, the same bytes for the same content."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

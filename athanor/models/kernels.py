@@ -1,0 +1,335 @@
+"""The inner loops of the trunk: each as the plain formula, and beside it a faster path with its own gradient.
+
+The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: training on
+a CPU, where torch's own kernels spend much of a small model's step outside matrix products. They are compared with the
+plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA kernels;
+that path shares its tests with the CPU's inference path, which takes the same calls.
+
+Shape letters as in `transformer.py`; G query heads per key head, X rows (any leading axes flattened).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+QUERY_BLOCK = 128  # queries per product: small enough to skip most of the masked half, large enough for fast products
+CHUNK_BYTES = 16 << 20  # of logits at a time: what stays in a processor's last cache while it is used
+
+
+def trains_on_cpu(*inputs: Tensor) -> bool:
+    """Whether a gradient of these CPU tensors will be asked for."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs) and inputs[0].device.type == "cpu"
+
+
+# --- normalisation -----------------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich 2019, equation 4)."""
+    if trains_on_cpu(x, weight):
+        return RmsNorm.apply(x, weight, eps)
+    return plain_rms_norm(x, weight, eps)
+
+
+def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The reference: torch's own."""
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+class RmsNorm(Function):
+    """With r = 1 / sqrt(mean(x^2) + eps), n = x r, g = dy weight:  dx = r (g - n mean(g n)),  dweight = sum(dy n)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = (length.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        normal = x * inverse
+        ctx.save_for_backward(normal, inverse, weight)
+        return normal * weight
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        normal, inverse, weight = ctx.saved_tensors
+        product = dy * normal
+        dweight = product.flatten(0, -2).sum(0)
+        mean = (product @ weight).unsqueeze(-1) / -weight.shape[0]
+        dx = torch.addcmul(dy * weight, normal, mean)
+        return dx.mul_(inverse), dweight, None
+
+
+# --- rotation ----------------------------------------------------------------------------------------------------
+
+
+def rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, *, pairs: str) -> Tensor:
+    """Turn each pair (a, b) by its angle: (a cos - b sin, b cos + a sin); numbers beyond the first 2R stay."""
+    cos, sin = cos_BT1R.to(x_BTNH.dtype), sin_BT1R.to(x_BTNH.dtype)
+    if trains_on_cpu(x_BTNH):
+        return Rotate.apply(x_BTNH, cos, sin, pairs)
+    return plain_rotate(x_BTNH, cos, sin, pairs)
+
+
+def plain_rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, pairs: str) -> Tensor:
+    """The reference, with a new tensor for each term."""
+    a, b, rest = pair_up(x_BTNH, cos_BT1R.shape[-1], pairs)
+    turned = (a * cos_BT1R - b * sin_BT1R, b * cos_BT1R + a * sin_BT1R)
+    joined = torch.cat(turned, dim=-1) if pairs == "halves" else torch.stack(turned, dim=-1).flatten(-2)
+    return torch.cat((joined, rest), dim=-1) if rest.shape[-1] else joined
+
+
+def pair_up(x_BTNH: Tensor, rotations: int, pairs: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Views of the first and the second numbers of all pairs, and of what is not rotated."""
+    turned, rest = x_BTNH[..., : 2 * rotations], x_BTNH[..., 2 * rotations :]
+    if pairs == "halves":
+        return turned[..., :rotations], turned[..., rotations:], rest
+    return turned[..., 0::2], turned[..., 1::2], rest
+
+
+class Rotate(Function):
+    """Writes each term in its place; the gradient of a rotation is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTNH: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.pairs = pairs
+        return turn(x_BTNH, cos, sin, pairs, sign=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, None, None, None]:
+        return turn(dy_BTNH, *ctx.saved_tensors, ctx.pairs, sign=-1), None, None, None
+
+
+def turn(x_BTNH: Tensor, cos: Tensor, sin: Tensor, pairs: str, sign: int) -> Tensor:
+    """`plain_rotate` without its intermediate tensors; sign -1 turns back."""
+    y_BTNH = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype)
+    a, b, rest = pair_up(x_BTNH, cos.shape[-1], pairs)
+    y_a, y_b, y_rest = pair_up(y_BTNH, cos.shape[-1], pairs)
+    torch.mul(a, cos, out=y_a).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=y_b).addcmul_(a, sin, value=sign)
+    y_rest.copy_(rest)
+    return y_BTNH
+
+
+# --- feed-forward ------------------------------------------------------------------------------------------
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) * up, where gate and up are the two halves of the last axis (Shazeer 2020, equation 6)."""
+    return SwiGlu.apply(x) if trains_on_cpu(x) else plain_swiglu(x)
+
+
+def plain_swiglu(x: Tensor) -> Tensor:
+    """The reference."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def geglu(x: Tensor) -> Tensor:
+    """gelu(gate) * up, gelu by its tanh approximation (Shazeer 2020, equation 6; GLM-130B)."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """gelu by its tanh approximation (Hendrycks and Gimpel 2016, section 2; GPT-2)."""
+    return F.gelu(x, approximate="tanh")
+
+
+class SwiGlu(Function):
+    """Writes both halves of the gradient into one tensor, so that nothing is joined afterwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        active = F.silu(gate)
+        ctx.save_for_backward(x, active)
+        return active * up
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        x, active = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        dx = torch.empty(x.shape, dtype=x.dtype)
+        dgate, dup = dx.chunk(2, dim=-1)
+        torch.mul(dy, active, out=dup)
+        torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=dgate)
+        return dx
+
+
+# --- attention ---------------------------------------------------------------------------------------------------
+
+
+class CausalMask:
+    """Who attends to whom in rows of packed documents: position t to s when start(t) <= s <= t.
+
+    Args:
+        length: positions per row (T).
+        starts_BT: first position of each position's document; None: 0 everywhere.
+        device: where the mask is used.
+    """
+
+    def __init__(self, length: int, starts_BT: Tensor | None, device: torch.device):
+        place_T = torch.arange(length, device=device)
+        self.packed = starts_BT is not None
+        self.allowed_BTS = (place_T[:, None] >= place_T)[None]
+        self.starts_T = [0] * length
+        if starts_BT is not None:
+            self.allowed_BTS = self.allowed_BTS & (place_T >= starts_BT[:, :, None])
+            self.starts_T = starts_BT.amin(0).tolist() if device.type == "cpu" else self.starts_T
+        self.bias: Tensor | None = None
+
+    def bias_BTS(self, dtype: torch.dtype) -> Tensor:
+        """0 where attention is allowed, minus infinity elsewhere; made once for all layers."""
+        if self.bias is None:
+            self.bias = torch.zeros(self.allowed_BTS.shape, dtype=dtype).masked_fill_(~self.allowed_BTS, float("-inf"))
+        return self.bias
+
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Blocks of queries, each with the keys that any of them may attend to."""
+        for first in range(0, len(self.starts_T), QUERY_BLOCK):
+            last = min(first + QUERY_BLOCK, len(self.starts_T))
+            yield slice(first, last), slice(self.starts_T[first], last)
+
+
+def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask) -> Tensor:
+    """softmax(q k / sqrt(H)) v over allowed keys (Vaswani et al. 2017, equation 1), (B, T, N, H)."""
+    if trains_on_cpu(q_BTNH, k_BTKH, v_BTKH):
+        return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask)
+    k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
+    if mask.packed:
+        return masked_attention(q_BTNH, k_BKTH, v_BKTH, mask.allowed_BTS)
+    grouped = q_BTNH.shape[2] != k_BTKH.shape[2]
+    y_BNTH = F.scaled_dot_product_attention(q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
+    return y_BNTH.transpose(1, 2)
+
+
+def masked_attention(q_BTNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, allowed_BTS: Tensor) -> Tensor:
+    """The same with any mask and keys from a cache; each group of N/K query heads shares one key head."""
+    grouped = q_BTNH.shape[2] != k_BKSH.shape[1]
+    y_BNTH = F.scaled_dot_product_attention(
+        q_BTNH.transpose(1, 2), k_BKSH, v_BKSH, attn_mask=allowed_BTS[:, None], enable_gqa=grouped
+    )
+    return y_BNTH.transpose(1, 2)
+
+
+def plain_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, allowed_BTS: Tensor) -> Tensor:
+    """The reference: every score written out."""
+    group = q_BTNH.shape[2] // k_BTKH.shape[2]
+    k_BSNH, v_BSNH = k_BTKH.repeat_interleave(group, 2), v_BTKH.repeat_interleave(group, 2)
+    score_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH) / q_BTNH.shape[-1] ** 0.5
+    score_BNTS = score_BNTS.masked_fill(~allowed_BTS[:, None], float("-inf"))
+    return torch.einsum("bnts,bsnh->btnh", score_BNTS.softmax(-1), v_BSNH)
+
+
+class BlockedAttention(Function):
+    """Attention by blocks of queries, as plain products; the probabilities are kept for the gradient.
+
+    With p = softmax(score) and dp = dy v:  dv = p dy,  dscore = p (dp - sum(p dp)),  dq = dscore k,  dk = dscore q.
+    Query heads that share a key head lie side by side, (B K) (T G) H, so that a group is one product.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask) -> Tensor:
+        batch, _, heads, size = q_BTNH.shape
+        group = heads // k_BTKH.shape[2]
+        q, k, v = by_head(q_BTNH * size**-0.5, group), by_head(k_BTKH, 1), by_head(v_BTKH, 1)
+        y = torch.empty_like(q)
+        bias_BTS = mask.bias_BTS(q.dtype)
+        kept = []
+        for queries, keys in mask.blocks():
+            rows = slice(queries.start * group, queries.stop * group)
+            score = torch.bmm(q[:, rows], k[:, keys].mT)
+            score.view(batch, -1, queries.stop - queries.start, group, score.shape[-1]).add_(
+                bias_BTS[:, None, queries, None, keys]
+            )
+            p = torch.softmax(score, dim=-1)
+            torch.bmm(p, v[:, keys], out=y[:, rows])
+            kept.append(p)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.mask, ctx.batch, ctx.group = mask, batch, group
+        return from_head(y, batch, group)
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, *kept = ctx.saved_tensors
+        dy = by_head(dy_BTNH, ctx.group)
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for p, (queries, keys) in zip(kept, ctx.mask.blocks(), strict=True):
+            rows = slice(queries.start * ctx.group, queries.stop * ctx.group)
+            dv[:, keys] += torch.bmm(p.mT, dy[:, rows])
+            dp = torch.bmm(dy[:, rows], v[:, keys].mT)
+            dscore = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            torch.bmm(dscore, k[:, keys], out=dq[:, rows])
+            dk[:, keys] += torch.bmm(dscore.mT, q[:, rows])
+        dq *= q.shape[-1] ** -0.5
+        return from_head(dq, ctx.batch, ctx.group), from_head(dk, ctx.batch, 1), from_head(dv, ctx.batch, 1), None
+
+
+def by_head(x_BTNH: Tensor, group: int) -> Tensor:
+    """(B, T, K G, H) -> (B K, T G, H), contiguous."""
+    batch, length, heads, size = x_BTNH.shape
+    x_BKTGH = x_BTNH.unflatten(2, (heads // group, group)).transpose(1, 2)
+    return x_BKTGH.reshape(batch * heads // group, length * group, size)
+
+
+def from_head(x: Tensor, batch: int, group: int) -> Tensor:
+    """(B K, T G, H) -> (B, T, K G, H)."""
+    x_BKTGH = x.view(batch, x.shape[0] // batch, x.shape[1] // group, group, x.shape[2])
+    return x_BKTGH.transpose(1, 2).flatten(2, 3)
+
+
+# --- loss --------------------------------------------------------------------------------------------------------
+
+
+def linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
+    """Sum over rows of -log softmax(hidden weight)[target], in nats, float32.
+
+    Logits exist for CHUNK_BYTES at a time only; the gradient is made in the same pass (the idea of Liger Kernel's and
+    Apple's fused losses: with p the probabilities, dlogits = p - onehot(target)).
+    """
+    if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
+        return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X)
+    total = torch.zeros((), device=hidden_XD.device)
+    for rows in chunks(hidden_XD, weight_VD):
+        total += plain_linear_cross_entropy(hidden_XD[rows], weight_VD, targets_X[rows])
+    return total
+
+
+def plain_linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
+    """The reference, all logits at once."""
+    return F.cross_entropy(F.linear(hidden_XD, weight_VD).float(), targets_X, reduction="sum")
+
+
+def chunks(hidden_XD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+    """Rows whose logits take about CHUNK_BYTES."""
+    step = max(64, CHUNK_BYTES // (weight_VD.shape[0] * weight_VD.element_size()))
+    for first in range(0, hidden_XD.shape[0], step):
+        yield slice(first, first + step)
+
+
+class LinearCrossEntropy(Function):
+    """Loss and both gradients, chunk by chunk; the weight's gradient is summed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
+        total = torch.zeros((), device=hidden_XD.device)
+        dhidden_XD = torch.empty_like(hidden_XD)
+        dweight_VD = torch.zeros(weight_VD.shape, device=weight_VD.device)
+        for rows in chunks(hidden_XD, weight_VD):
+            p_XV = torch.softmax(F.linear(hidden_XD[rows], weight_VD), dim=-1)
+            p_X1 = p_XV.gather(1, targets_X[rows, None])
+            # Below e^-69 the loss is reported as 69 nats: a logarithm of zero would end the run for one bad token.
+            total -= p_X1.float().clamp_min(1e-30).log().sum()
+            p_XV.index_put_((torch.arange(len(p_XV), device=p_XV.device), targets_X[rows]), p_X1.squeeze(1) - 1)
+            torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
+            dweight_VD += p_XV.t() @ hidden_XD[rows]
+        ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor, Tensor, None]:
+        dhidden_XD, dweight_VD = ctx.saved_tensors
+        return dhidden_XD * dtotal, dweight_VD * dtotal, None

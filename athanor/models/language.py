@@ -1,0 +1,125 @@
+"""A language model: token embedding in front of the trunk, logits behind it.
+
+Shape letters as in `transformer.py`; X the positions of a batch that have a target.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from athanor.models import kernels
+from athanor.models.transformer import Attention, Cache, FeedForward, Transformer, TransformerConfig
+
+IGNORED = -100  # a target with this value is not scored (the convention of torch and transformers)
+
+
+class LanguageModel(nn.Module):
+    """Token ids in, logits over the vocabulary out.
+
+    Raises:
+        ValueError: when the config has no vocabulary.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        if config.vocabulary is None:
+            raise ValueError("a language model needs config.vocabulary, the number of token ids")
+        self.config = config
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.max_positions, config.width) if config.position == "learned" else None
+        self.trunk = Transformer(config)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+
+    def initialise(self, seed: int) -> "LanguageModel":
+        """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
+
+        The same seed gives the same numbers on every device (GPT-2, Radford et al. 2019, section 2.3). Returns itself.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                draw(module.weight, 0.02, generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            added = module.out if isinstance(module, Attention) else None
+            added = module.down if isinstance(module, FeedForward) else added
+            if added is not None:
+                draw(added.weight, 0.02 / math.sqrt(2 * self.config.layers), generator)
+        return self
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The trunk's output for token ids, (B, T, D).
+
+        Args:
+            ids_BT: token ids.
+            positions_BT: place of each token in its document; None: counted from the start of the document.
+            documents_BT: a number per token; attention never crosses a change of it. None: one document per row.
+            cache: keys and values of earlier calls; positions_BT must then be given.
+
+        Raises:
+            ValueError: when the arguments contradict each other or the row is longer than the model allows.
+        """
+        starts_BT = None if documents_BT is None else document_starts(documents_BT)
+        if cache is not None and (positions_BT is None or documents_BT is not None):
+            raise ValueError("with a cache, give positions_BT, and no documents_BT: the mask of the cache decides")
+        if ids_BT.shape[1] > self.config.max_positions:
+            raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.max_positions}")
+        if positions_BT is None:
+            place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+            positions_BT = place_T.expand(ids_BT.shape) if starts_BT is None else place_T - starts_BT
+        x_BTD = self.tokens(ids_BT)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_BT)
+        return self.trunk(x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, cache=cache)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every token id, float32 (..., V), for trunk outputs (..., D)."""
+        scores = F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
+        return scores.float()
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits float32 (B, T, V); the arguments are those of `hidden`."""
+        return self.logits(self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache))
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies in nats, and how many positions were scored (targets of -100 are not)."""
+        hidden_XD = self.hidden(ids_BT, documents_BT=documents_BT).flatten(0, 1)
+        targets_X = targets_BT.flatten()
+        scored_X = targets_X != IGNORED
+        if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
+            rows_X = scored_X.nonzero().squeeze(1)
+            hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
+        weight_VD = self.tokens.weight if self.head is None else self.head.weight
+        return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
+
+
+def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:
+    """Fill a weight with normal numbers drawn on the CPU in float32, so that device and dtype do not change them."""
+    numbers = torch.empty(weight.shape).normal_(0.0, deviation, generator=generator)
+    with torch.no_grad():
+        weight.copy_(numbers)
+
+
+def document_starts(documents_BT: Tensor) -> Tensor:
+    """Index of the first position of each position's document, (B, T)."""
+    place_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
+    changed_BT = torch.ones_like(documents_BT, dtype=torch.bool)
+    changed_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    return (place_T * changed_BT).cummax(dim=1).values

@@ -1,0 +1,1 @@
+"""The recipe runner and the shipped recipes."""

@@ -1,0 +1,161 @@
+"""Runs a recipe: plans every artifact's name first, then makes only the ones that are not there yet.
+
+A step fills work/<name>/; when it is done the folder is hashed, synced and renamed to artifacts/<name>/. A killed run
+leaves a workplace behind, never half an artifact, and the next run goes on from it.
+"""
+
+import contextlib
+import fcntl
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import athanor
+from athanor.base.device import machine, peak_memory
+from athanor.base.errors import AthanorError
+from athanor.base.files import empty_folder, explain_disk_error
+from athanor.base.progress import Progress
+from athanor.base.settings import Settings, parse_settings
+from athanor.base.tables import duration, size
+from athanor.base.words import say
+from athanor.recipes.code import code_version
+from athanor.recipes.dial import Choice, choose
+from athanor.recipes.recipe import Recipe, RecipeStep
+from athanor.recipes.steps import Step, step_named
+from athanor.store.artifact import RESUME, Artifact, Store, artifact_name
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step with every number filled in, and the name of the artifact it will make.
+
+    Attributes:
+        chosen: the settings that the dial filled in, each with its reason.
+    """
+
+    name: str
+    do: str
+    step: Step
+    settings: Settings
+    parents: dict[str, str]
+    artifact: str
+    code: str
+    chosen: dict[str, Choice]
+
+
+def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
+    """Fill in every setting and name every artifact before anything runs.
+
+    Raises:
+        AthanorError: a setting is unknown or out of range, or a source to be read is not there.
+    """
+    planned: dict[str, PlannedStep] = {}
+    for row in recipe.steps:
+        parents = {role: planned[name].artifact for role, name in row.parents.items()}
+        planned[row.name] = _plan_step(row, recipe, parents)
+    return list(planned.values())
+
+
+def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> PlannedStep:
+    step = step_named(row.do)
+    cls = step.settings_class()
+    chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
+    values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
+    if "seed" in cls.model_fields and "seed" not in values:
+        values["seed"] = recipe.seed
+    settings = parse_settings(cls, values, row.name)
+    code = code_version(step.module)
+    made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}
+    name = artifact_name(step.makes, row.do, made_of, parents, code)
+    return PlannedStep(row.name, row.do, step, settings, parents, name, code, chosen)
+
+
+def run_recipe(recipe: Recipe, plan: Sequence[PlannedStep], store: Store, progress: Progress) -> dict[str, Artifact]:
+    """Make every artifact of the plan that the store does not have, in order.
+
+    Returns:
+        step name to artifact.
+
+    Raises:
+        Stopped: a stop was asked for; everything finished is kept, and a resumable step has saved where it was.
+        AthanorError: a step refused its input or its result.
+    """
+    store.create()
+    made: dict[str, Artifact] = {}
+    try:
+        for number, planned in enumerate(plan, 1):
+            progress.check()
+            place = f"[{number}/{len(plan)}] {planned.name}"
+            if store.has(planned.artifact):
+                progress.note(f"{place} ✓ {say('already made', '已完成')} · {planned.artifact}")
+                made[planned.name] = store.get(planned.artifact)
+                continue
+            progress.note(place)
+            made[planned.name] = make_artifact(planned, store, progress)
+    finally:
+        progress.close()
+        if made:
+            store.remember(recipe.name, {name: artifact.id for name, artifact in made.items()})
+    return made
+
+
+def make_artifact(planned: PlannedStep, store: Store, progress: Progress) -> Artifact:
+    """Run one step and commit its artifact."""
+    with _locked(store, planned.artifact):
+        folder = store.workplace(planned.artifact)
+        empty_folder(folder, keep=RESUME)
+        parents = {role: store.get(name) for role, name in planned.parents.items()}
+        clock = time.monotonic()
+        try:
+            measurements = planned.step.load()(planned.settings, parents, folder, progress)
+        except OSError as problem:
+            raise explain_disk_error(problem, folder) from problem
+        seconds = time.monotonic() - clock
+        empty_folder(folder / RESUME) if (folder / RESUME).is_dir() else None
+        (folder / RESUME).rmdir() if (folder / RESUME).is_dir() else None
+        artifact = store.commit(planned.artifact, _record(planned, measurements, seconds))
+    where = store.artifacts / artifact.id
+    total = sum(row["bytes"] for row in artifact.record["files"].values())
+    progress.note(f"  → {_short(where)} · {size(total)} · {duration(seconds)}")
+    return artifact
+
+
+def _record(planned: PlannedStep, measurements: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {
+        "kind": planned.step.makes,
+        "step": planned.do,
+        "name": planned.name,
+        "settings": planned.settings.model_dump(mode="json"),
+        "reasons": {key: choice.reason for key, choice in planned.chosen.items()},
+        "parents": planned.parents,
+        "code": planned.code,
+        "version": athanor.__version__,
+        "machine": machine(),
+        "volatile": planned.step.volatile,
+        "measurements": {**measurements, "seconds": round(seconds, 3), "peak_memory": peak_memory()},
+    }
+
+
+@contextlib.contextmanager
+def _locked(store: Store, name: str) -> Iterator[None]:
+    """Two runs never fill the same workplace; the lock goes with its process, however that ends."""
+    path = store.work / f"{name}.lock"
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AthanorError(
+                f"another run is making {name} in {store.root} right now",
+                fix="wait for it, or give this run a store of its own with --store FOLDER",
+            ) from None
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,90 @@
+"""The table of steps: what a recipe can do. A new capability is one function and one row here.
+
+A step is a function `(settings, parents, folder, progress) -> measurements` that fills `folder` with the files of one
+artifact. `parents` maps the role a parent plays to its artifact.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from athanor.base.errors import AthanorError
+from athanor.base.settings import Settings, nearest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table.
+
+    Attributes:
+        function: 'module:function', imported only when the step is planned.
+        settings: name of the settings class in the same module.
+        makes: kind of the artifact.
+        needs: roles of its parents, each a name that the recipe's `from` gives to another step.
+        fingerprint: name of a function `(settings) -> str` in the same module that says what the step reads from
+            outside the store; it becomes part of the artifact's name.
+        volatile: the files hold measured times, so two runs differ.
+    """
+
+    function: str
+    settings: str
+    makes: str
+    needs: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    volatile: bool = False
+
+    @property
+    def module(self) -> str:
+        return self.function.partition(":")[0]
+
+    def load(self) -> Callable[..., dict[str, Any]]:
+        """The function itself."""
+        return getattr(importlib.import_module(self.module), self.function.partition(":")[2])
+
+    def settings_class(self) -> type[Settings]:
+        """The class that checks the step's settings."""
+        return getattr(importlib.import_module(self.module), self.settings)
+
+    def outside(self, settings: Settings) -> str:
+        """Fingerprint of what the step reads from outside the store; empty for most steps."""
+        if self.fingerprint is None:
+            return ""
+        return getattr(importlib.import_module(self.module), self.fingerprint)(settings)
+
+
+STEPS = {
+    "read": Step("athanor.data.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
+    "clean": Step("athanor.data.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
+    "skills": Step("athanor.data.exercises:make_skills", "SkillsSettings", "conversations"),
+    "tokenizer": Step(
+        "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
+    ),
+    "pack": Step("athanor.data.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
+    "pretrain": Step("athanor.training.pretrain:pretrain", "PretrainSettings", "model", ("shards", "tokenizer")),
+    "finetune": Step(
+        "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards")
+    ),
+    "quantize": Step(
+        "athanor.recipes.quantize:quantize", "QuantizeSettings", "model", ("model", "corpus", "conversations")
+    ),
+    "evaluate": Step(
+        "athanor.evaluation.evaluate:evaluate", "EvaluateSettings", "evaluation",
+        ("before", "after", "corpus", "conversations"),
+    ),
+    "index": Step(
+        "athanor.data.index:index_documents", "IndexSettings", "index",
+        ("corpus", "shards", "conversations", "pretrained", "finetuned"),
+    ),
+    "report": Step(
+        "athanor.recipes.report:write_report", "ReportSettings", "report",
+        ("documents", "corpus", "tokenizer", "pretrained", "finetuned", "quantized", "evaluation"), volatile=True,
+    ),
+}  # fmt: skip
+
+
+def step_named(name: str) -> Step:
+    """The row of the table; an unknown name is answered with the nearest known one."""
+    if name not in STEPS:
+        raise AthanorError(f"do: {name!r} is not a step", allowed=", ".join(STEPS), fix=nearest(name, STEPS))
+    return STEPS[name]

@@ -1,0 +1,1 @@
+"""Serving: OpenAI's HTTP interface and a chat page over the inference engine."""

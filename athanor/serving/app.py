@@ -1,0 +1,188 @@
+"""The server: OpenAI's models, chat and completions over one engine, the chat page, health, and why.
+
+Every answer other than 200 is OpenAI's error object. Prompts and answers are never logged. Tools, structured output and
+token probabilities come with a later issue; until then their fields are refused by name, and there is no /metrics.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from athanor.base.errors import AthanorError
+from athanor.inference.engine import Engine
+from athanor.serving import schema
+from athanor.serving.answers import Shape
+from athanor.serving.body import check, read_object
+from athanor.serving.errors import ApiError, bad_request, shown
+from athanor.serving.generation import Job, Room, engine_stopped, sampling_of
+from athanor.serving.guard import Guard
+from athanor.serving.history import Prompt, fit, render
+from athanor.serving.page import not_found, page_routes
+from athanor.serving.sending import StreamedAnswer, Task, WholeAnswer
+from athanor.serving.settings import ServingSettings, check_exposure
+from athanor.tokens.template import ChatTemplate
+from athanor.tokens.tokenizer import DOCUMENT
+
+Why = Callable[[str], list[dict[str, Any]]]
+
+
+def create_app(
+    engine: Engine,
+    template: ChatTemplate,
+    *,
+    model_name: str,
+    settings: ServingSettings,
+    why: Why | None = None,
+) -> FastAPI:
+    """The application that answers for one model.
+
+    Args:
+        engine: started; the caller closes it after the server stopped.
+        template: the chat template with the model's tokenizer.
+        model_name: what clients put into `model`.
+        why: from a text to the rows of `athanor.serving.why.span_rows`; None hides the button and refuses /why.
+    Raises:
+        AthanorError: the settings open the server to other machines without a key.
+    """
+    check_exposure(settings)
+    app = FastAPI(title="Athanor", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
+    app.router.redirect_slashes = False
+    server = Server(engine, template, model_name, settings, why)
+    add = app.add_api_route
+    add("/v1/models", server.models, methods=["GET"])
+    add("/v1/models/{name:path}", server.model, methods=["GET"])
+    add("/v1/chat/completions", server.chat, methods=["POST"], openapi_extra=_takes(schema.ChatRequest))
+    add("/v1/completions", server.completions, methods=["POST"], openapi_extra=_takes(schema.CompletionRequest))
+    add("/why", server.why_text, methods=["POST"], openapi_extra=_takes(schema.WhyRequest))
+    add("/health", server.health, methods=["GET"])
+    add("/page.json", server.page, methods=["GET"], include_in_schema=False)
+    app.router.routes.extend(page_routes())
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(ApiError, _api_problem)
+    app.add_middleware(Guard, settings=settings)
+    return app
+
+
+class Server:
+    """The routes and what they share: one engine, one template, one count of answers in progress."""
+
+    def __init__(
+        self, engine: Engine, template: ChatTemplate, model_name: str, settings: ServingSettings, why: Why | None
+    ):
+        self.engine, self.template, self.model_name = engine, template, model_name
+        self.settings, self.why = settings, why
+        self.created = int(time.time())
+        self.room = Room(settings.queue)
+
+    async def models(self) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._model_row()]})
+
+    async def model(self, name: str) -> Response:
+        """GET /v1/models/{name}."""
+        self._check_model(name)
+        return JSONResponse(self._model_row())
+
+    async def health(self) -> Response:
+        """GET /health: 200 while the engine's thread lives."""
+        if not self.engine.alive:
+            raise engine_stopped()
+        return JSONResponse({"status": "ok", "model": self.model_name, "answers": self.room.taken})
+
+    async def page(self) -> Response:
+        """GET /page.json: what the chat page must know before it can ask."""
+        key_required = self.settings.api_key is not None
+        row = {"model": self.model_name, "why": self.why is not None, "key_required": key_required}
+        return JSONResponse({**row, "context": self.engine.context})
+
+    async def why_text(self, request: Request) -> Response:
+        """POST /why: the training documents that contain parts of a text."""
+        asked = check(schema.WhyRequest, await read_object(request))
+        if self.why is None:
+            raise ApiError(404, "This server was started without a document index.", code="no_document_index")
+        try:
+            spans = await run_in_threadpool(self.why, asked.text)
+        except AthanorError as problem:
+            raise bad_request(str(problem), param="text") from None
+        return JSONResponse({"spans": spans})
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        asked = check(schema.ChatRequest, schema.refuse_unsupported(await read_object(request)))
+        self._check_model(asked.model)
+        drop_oldest = self.settings.history == "drop-oldest"
+        arguments = (self.template, asked.messages, asked.longest, self.engine.context, drop_oldest)
+        prompt = await run_in_threadpool(render, *arguments)
+        headers = {"x-athanor-dropped-turns": str(prompt.dropped)} if prompt.dropped else {}
+        return self._answer(asked, [prompt], chat=True, before=[""], headers=headers)
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        asked = check(schema.CompletionRequest, schema.refuse_unsupported(await read_object(request)))
+        self._check_model(asked.model)
+        prompts = await run_in_threadpool(self._document_prompts, asked)
+        before = list(asked.prompt) if asked.echo else [""] * len(prompts)
+        return self._answer(asked, prompts, chat=False, before=before, headers={})
+
+    def _document_prompts(self, asked: schema.CompletionRequest) -> list[Prompt]:
+        tokenizer = self.template.tokenizer
+        rows = tokenizer.encode_batch(list(asked.prompt))
+        start = tokenizer.special[DOCUMENT]  # as every document of pretraining begins
+        return [fit([start, *row], asked.longest, self.engine.context, "prompt") for row in rows]
+
+    def _answer(
+        self, asked: schema.Generation, prompts: list[Prompt], *, chat: bool, before: list[str], headers: dict[str, str]
+    ) -> Response:
+        """The answer to a checked request: n choices for each prompt, as one object or as a stream."""
+        if not self.engine.alive:
+            raise engine_stopped()
+        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        shape = Shape(self.model_name, chat, with_usage)
+        vocabulary = self.template.tokenizer.vocabulary
+        jobs: list[Job] = [
+            (prompt.ids, sampling_of(asked, prompt.longest, index, vocabulary))
+            for prompt in prompts
+            for index in range(asked.n)
+        ]
+        task = Task(
+            jobs,
+            shape,
+            before=[text for text in before for _ in range(asked.n)],
+            prompt_tokens=sum(len(prompt.ids) for prompt in prompts),
+        )
+        answer = StreamedAnswer if asked.stream else WholeAnswer
+        return answer(self.engine, self.room, task, headers)
+
+    def _check_model(self, name: str) -> None:
+        if name != self.model_name:
+            message = f"There is no model {shown(name)}; this server has '{self.model_name}'."
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def _model_row(self) -> dict[str, Any]:
+        return {"id": self.model_name, "object": "model", "created": self.created, "owned_by": "athanor"}
+
+
+def _takes(model: type[schema.Strict]) -> dict[str, Any]:
+    """The request body for the OpenAPI description; the body itself is read and checked by our own strict reader."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def _http_problem(request: Request, problem: Exception) -> Response:
+    """404 and 405 of the router."""
+    status = getattr(problem, "status_code", 500)
+    if status == 404:
+        return not_found(request.url.path).response()
+    headers = getattr(problem, "headers", None)
+    return ApiError(status, str(getattr(problem, "detail", "")), code="method_not_allowed", headers=headers).response()
+
+
+async def _api_problem(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, ApiError)
+    return problem.response()

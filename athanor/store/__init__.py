@@ -1,0 +1,1 @@
+"""Artifacts, lineage, and the document index behind `why`."""

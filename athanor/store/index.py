@@ -1,0 +1,483 @@
+"""The document index behind `why`: every stretch of a text that stands word for word in the training documents.
+
+A suffix array per shard, on disk and memory-mapped (Manber and Myers 1993, "Suffix arrays: a new method for on-line
+string searches"). Matching is verbatim over UTF-8 bytes: no case folding, no Unicode normalisation, no trimming.
+Spans begin and end between characters and never cross a document: every document ends with the byte 0xFF, which no
+UTF-8 text contains.
+
+Files of an index (all numbers little-endian):
+
+    index.json        version, number of shards, documents and bytes, the longest query
+    names             the documents' names, UTF-8, one after another;  name_ends: u64 per document
+    pieces            7 u64 per piece (see PIECE), in document order; a document longer than a shard has several
+    00000.text        the shard's documents, each followed by 0xFF
+    00000.suffixes    u32 per character: where the character starts in the text, sorted by what follows it
+    00000.prefixes    65,537 u32: the first suffix whose two leading bytes are at least this number
+
+The results do not depend on how the documents were cut into shards: a piece of a long document is stored with the
+`longest_query` bytes that follow it, so that a match which begins in it is seen whole.
+"""
+
+import bisect
+import codecs
+import mmap
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import explain_disk_error, read_json, write_json
+from athanor.base.progress import Progress, SilentProgress
+
+VERSION = 1
+SEPARATOR = 0xFF
+SHARD_BYTES = 64 << 20  # building takes about 7 bytes of memory per byte of a shard
+LONGEST_QUERY = 256 << 10
+PIECE = ("document", "start", "length", "shard", "place", "characters", "lines")  # lines, characters: before the piece
+FIRST_COMPARED = 32  # bytes; most comparisons end within them
+SORTED_AT_ONCE = 1 << 22  # suffixes
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One place where a span stands: `document` is its name, `number` its place in the order of building."""
+
+    document: str
+    number: int
+    byte_offset: int
+    character_offset: int
+    line: int  # counted from 1, lines end with "\n"
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch `text[start:end]` of the query (in characters) that occurs `count` times in the documents."""
+
+    text: str
+    start: int
+    end: int
+    count: int
+    occurrences: tuple[Occurrence, ...]
+
+
+def encode(text: str) -> bytes:
+    """UTF-8; half of a surrogate pair, which JSON can carry, is kept instead of refused."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decode_whole_characters(data: bytes) -> str:
+    """The text of `data` without the broken characters that a cut left at both ends."""
+    begin = next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
+    return codecs.getincrementaldecoder("utf-8")("surrogatepass").decode(data[begin:])
+
+
+# ---------------------------------------------------------------------------------------------------- building
+
+
+def build_index(
+    folder: Path,
+    documents: Iterable[tuple[str, str]],
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    longest_query: int = LONGEST_QUERY,
+) -> dict[str, Any]:
+    """Index (name, text) pairs in the empty `folder`; the same documents give the same bytes.
+
+    Args:
+        shard_bytes: text per suffix array; building peaks at about 7 times as much memory, larger shards answer faster.
+        longest_query: bytes; longer queries are refused by `DocumentIndex`.
+    Returns:
+        documents, bytes, shards, characters.
+    Raises:
+        AthanorError: a setting out of range, a full disk, or the sorting library is missing.
+    """
+    if not 1 <= shard_bytes <= 1 << 30 or not 1 <= longest_query <= 1 << 24:
+        raise AthanorError(
+            f"shard_bytes={shard_bytes}, longest_query={longest_query} cannot be used for a document index",
+            allowed="shard_bytes 1 to 1,073,741,824 and longest_query 1 to 16,777,216",
+        )
+    builder = _Builder(Path(folder), shard_bytes, longest_query, progress or SilentProgress())
+    builder.progress.start("document index", unit="B")
+    try:
+        for name, text in documents:
+            builder.add(name, encode(text))
+        figures = builder.finish()
+    except OSError as problem:
+        raise explain_disk_error(problem, Path(folder)) from problem
+    builder.progress.finish()
+    return figures
+
+
+class _Builder:
+    """Collects documents until a shard is full, sorts it, writes it, begins the next."""
+
+    def __init__(self, folder: Path, shard_bytes: int, longest_query: int, progress: Progress):
+        self.folder, self.shard_bytes, self.longest_query, self.progress = folder, shard_bytes, longest_query, progress
+        self.text = bytearray()
+        self.owned: list[tuple[int, int]] = []  # stretches of the text whose suffixes belong to this shard
+        self.names, self.name_ends, self.pieces = bytearray(), array("Q"), array("Q")
+        self.shards = self.documents = self.bytes = self.characters = 0
+
+    def add(self, name: str, data: bytes) -> None:
+        self.names += encode(name)
+        self.name_ends.append(len(self.names))
+        if len(self.text) + len(data) > self.shard_bytes:
+            self.flush()
+        characters = lines = 0
+        for start, stop in self._cuts(data):
+            self._add_piece(data, start, stop, characters, lines)
+            lines += data.count(b"\n", start, stop)
+            characters += _count_characters(data, start, stop)
+        self.documents += 1
+        self.bytes += len(data)
+        self.progress.advance(len(data))
+
+    def _cuts(self, data: bytes) -> Iterator[tuple[int, int]]:
+        """Pieces of at most `shard_bytes`, cut between characters; one piece for all but giant documents."""
+        start = 0
+        while start < len(data):
+            stop = min(start + self.shard_bytes, len(data))
+            while stop < len(data) and stop > start and data[stop] & 0xC0 == 0x80:
+                stop -= 1
+            if stop == start:  # a shard smaller than one character: take the whole character
+                stop += 1
+                while stop < len(data) and data[stop] & 0xC0 == 0x80:
+                    stop += 1
+            yield start, stop
+            start = stop
+
+    def _add_piece(self, data: bytes, start: int, stop: int, characters: int, lines: int) -> None:
+        place = len(self.text)
+        self.pieces.extend((self.documents, start, stop - start, self.shards, place, characters, lines))
+        self.owned.append((place, place + stop - start))
+        self.text += data[start : stop + self.longest_query]
+        self.text.append(SEPARATOR)
+        if stop - start >= self.shard_bytes or stop < len(data):
+            self.flush()
+
+    def flush(self) -> None:
+        """Sort the collected text and write its three files."""
+        if not self.text:
+            return
+        text = np.frombuffer(self.text, dtype=np.uint8)
+        self.text = bytearray()  # the array keeps the old one
+        wanted = np.zeros(len(text), dtype=bool)
+        for start, stop in self.owned:
+            wanted[start:stop] = text[start:stop] & 0xC0 != 0x80  # only suffixes that begin with a character
+        self.owned.clear()
+        stem = str(self.folder / f"{self.shards:05d}")
+        text.tofile(f"{stem}.text")
+        counts = _write_suffixes(f"{stem}.suffixes", text, wanted, _sort_suffixes(text))
+        prefixes = np.zeros(65_537, dtype="<u4")
+        prefixes[1:] = np.cumsum(counts)
+        prefixes.tofile(f"{stem}.prefixes")
+        self.characters += int(counts.sum())
+        self.shards += 1
+        self.progress.check()
+
+    def finish(self) -> dict[str, Any]:
+        self.flush()
+        (self.folder / "names").write_bytes(self.names)
+        np.array(self.name_ends, dtype="<u8").tofile(self.folder / "name_ends")
+        np.array(self.pieces, dtype="<u8").tofile(self.folder / "pieces")
+        figures = {
+            "documents": self.documents, "bytes": self.bytes, "characters": self.characters, "shards": self.shards,
+        }  # fmt: skip
+        write_json(self.folder / "index.json", {"version": VERSION, "longest_query": self.longest_query, **figures})
+        return figures
+
+
+def _count_characters(data: bytes, start: int, stop: int) -> int:
+    """Characters in `data[start:stop]`: the bytes that do not continue one."""
+    total = 0
+    for begin in range(start, stop, 1 << 20):
+        block = np.frombuffer(data, dtype=np.uint8, count=min(stop - begin, 1 << 20), offset=begin)
+        total += int(np.count_nonzero(block & 0xC0 != 0x80))
+    return total
+
+
+def _sort_suffixes(text: np.ndarray) -> np.ndarray:
+    """Starts of all suffixes of `text` in lexicographic order, int32.
+
+    libdivsufsort (Mori 2005) is C, reached through ctypes: measured 8 to 10 MB of English or Chinese per second and
+    5 bytes of memory per byte; prefix doubling in numpy, the pure alternative, took 40 times as long.
+    """
+    try:
+        from pydivsufsort import divsufsort
+    except ImportError:
+        raise AthanorError(
+            "the document index needs the suffix sorter pydivsufsort, which is not installed",
+            fix="pip install pydivsufsort",
+        ) from None
+    return divsufsort(text)
+
+
+def _write_suffixes(path: str, text: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Write the wanted suffixes in order; count them by their two leading bytes (shape 65,536)."""
+    counts = np.zeros(65_536, dtype=np.int64)
+    last = len(text) - 1  # the separator: every wanted suffix has a byte after its first
+    with open(path, "wb") as file:
+        for begin in range(0, len(order), SORTED_AT_ONCE):
+            some = order[begin : begin + SORTED_AT_ONCE]
+            some = some[wanted[some]]
+            file.write(some.astype("<u4").tobytes())
+            leading = text[some].astype(np.int64) * 256 + text[np.minimum(some + 1, last)]
+            counts += np.bincount(leading, minlength=65_536)
+    return counts
+
+
+# ---------------------------------------------------------------------------------------------------- searching
+
+
+class DocumentIndex:
+    """An index opened for reading: nothing is loaded, the system maps the pages that a query touches.
+
+    Raises:
+        AthanorError: the folder holds no index, another version, or damaged files.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        if not (self.folder / "index.json").is_file():
+            raise AthanorError(f"{self.folder} holds no document index", fix="run the step that builds one")
+        record = read_json(self.folder / "index.json")
+        if not isinstance(record, dict) or record.get("version") != VERSION or sys.byteorder != "little":
+            raise AthanorError(f"{self.folder} is not a document index of version {VERSION}", fix="build it again")
+        self.documents, self.bytes, self.longest_query = record["documents"], record["bytes"], record["longest_query"]
+        self.names = _map(self.folder / "names")
+        self.name_ends = memoryview(_map(self.folder / "name_ends", 8 * self.documents)).cast("Q")
+        pieces = memoryview(_map(self.folder / "pieces"))
+        self.pieces = np.frombuffer(pieces, dtype="<u8").reshape(-1, len(PIECE)).astype(np.int64, copy=False)
+        self.shards = [_Shard(self.folder / f"{number:05d}") for number in range(record["shards"])]
+        shard_of_piece = self.pieces[:, PIECE.index("shard")]
+        self.first_piece = np.searchsorted(shard_of_piece, np.arange(len(self.shards) + 1))
+
+    def longest_spans(
+        self, text: str, minimum_bytes: int = 24, limit: int = 20, occurrences: int = 3, context: int = 80
+    ) -> list[Span]:
+        """All stretches of `text` that occur in the documents and are part of no longer one, longest first.
+
+        Args:
+            minimum_bytes: shorter stretches are left out.
+            limit: at most this many spans.
+            occurrences: places given per span, the first in the order of the documents.
+            context: characters of the document before and after each place.
+        Raises:
+            AthanorError: the text is longer than the index was built for, or a number is below 1.
+        """
+        query = encode(text)
+        if len(query) > self.longest_query:
+            raise AthanorError(
+                f"the text has {len(query):,} bytes",
+                allowed=f"up to {self.longest_query:,} bytes, as this index was built",
+                fix="ask about a part of the text",
+            )
+        if minimum_bytes < 1 or limit < 1 or occurrences < 1 or context < 0:
+            raise AthanorError(
+                f"minimum_bytes={minimum_bytes}, limit={limit}, occurrences={occurrences}, context={context}",
+                allowed="minimum_bytes, limit and occurrences from 1, context from 0",
+            )
+        edges = [place for place, byte in enumerate(query) if byte & 0xC0 != 0x80] + [len(query)]
+        found = [span for shard in self.shards for span in shard.longest_spans(query, edges, minimum_bytes)]
+        spans = sorted(_not_contained(found), key=lambda span: (span[0] - span[1], span[0]))[:limit]
+        return [self._describe(text, query, edges, span, occurrences, context) for span in spans]
+
+    def count(self, text: str) -> int:
+        """How often `text` occurs in the documents; 0 for the empty text."""
+        query = encode(text)
+        return sum(high - low for low, high in (shard.find(query, 0, len(query)) for shard in self.shards))
+
+    def name(self, number: int) -> str:
+        """The name of a document."""
+        start = self.name_ends[number - 1] if number else 0
+        return self.names[start : self.name_ends[number]].decode("utf-8", "surrogatepass")
+
+    def read(self, number: int, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a document, as far as it reaches."""
+        parts = []
+        row = int(np.searchsorted(self.pieces[:, 0], number))
+        while row < len(self.pieces) and self.pieces[row, 0] == number:
+            _, begin, length, shard, place, _, _ = (int(value) for value in self.pieces[row])
+            low, high = max(start, begin), min(stop, begin + length)
+            if low < high:
+                parts.append(self.shards[shard].text[place + low - begin : place + high - begin])
+            row += 1
+        return b"".join(parts)
+
+    def _describe(
+        self, text: str, query: bytes, edges: list[int], span: tuple[int, int], wanted: int, context: int
+    ) -> Span:
+        count, places = 0, []
+        for number, shard in enumerate(self.shards):
+            low, high = shard.find(query, *span)
+            count += high - low
+            if low < high and len(places) < wanted:
+                firsts = shard.first_places(low, high, wanted - len(places))
+                places += [self._locate(number, place, span[1] - span[0], context) for place in firsts]
+        start, end = bisect.bisect_left(edges, span[0]), bisect.bisect_left(edges, span[1])
+        return Span(text[start:end], start, end, count, tuple(places))
+
+    def _locate(self, shard: int, place: int, length: int, context: int) -> Occurrence:
+        """From a place in a shard's text to document, line and surroundings."""
+        rows = self.pieces[self.first_piece[shard] : self.first_piece[shard + 1]]
+        row = rows[int(np.searchsorted(rows[:, PIECE.index("place")], place, side="right")) - 1]
+        number, start, _, _, piece_place, characters, lines = (int(value) for value in row)
+        text = self.shards[shard].text
+        for begin in range(piece_place, place, 1 << 20):
+            block = text[begin : min(begin + (1 << 20), place)]
+            lines += block.count(b"\n")
+            characters += _count_characters(block, 0, len(block))
+        offset = start + place - piece_place
+        before = decode_whole_characters(self.read(number, max(0, offset - 4 * context), offset))
+        after = decode_whole_characters(self.read(number, offset + length, offset + length + 4 * context))
+        before = before[-context:] if context else ""
+        return Occurrence(self.name(number), number, offset, characters, lines + 1, before, after[:context])
+
+
+def _map(path: Path, size: int | None = None) -> Any:
+    """A read-only memory map; `size` in bytes is checked."""
+    if not path.is_file() or (size is not None and path.stat().st_size != size):
+        raise AthanorError(f"{path} is missing or has the wrong size", fix="the index is damaged: build it again")
+    if path.stat().st_size == 0:
+        return b""  # the system maps no empty files
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _not_contained(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans that lie in no other one, each once, in the order of their starts."""
+    kept: list[tuple[int, int]] = []
+    for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+        if not kept or end > kept[-1][1]:
+            kept.append((start, end))
+    return kept
+
+
+class _Shard:
+    """One suffix array and its text. Queries are bytes; a stretch of them is given by start and stop, never copied."""
+
+    def __init__(self, stem: Path):
+        self.text = _map(stem.with_suffix(".text"))
+        self.suffixes = memoryview(_map(stem.with_suffix(".suffixes"))).cast("I")
+        self.prefixes = memoryview(_map(stem.with_suffix(".prefixes"), 4 * 65_537)).cast("I")
+        if self.prefixes[65_536] != len(self.suffixes):
+            raise AthanorError(f"{stem}.suffixes is cut off", fix="the index is damaged: build it again")
+
+    def longest_spans(self, query: bytes, edges: list[int], minimum: int) -> list[tuple[int, int]]:
+        """Byte spans of the query that occur here, at least `minimum` long and part of no longer one.
+
+        A window is the shortest stretch that a new span starting at `first` would have to contain. Whatever part of
+        its beginning does not occur together with its end is skipped at once.
+        """
+        spans, first, reached = [], 0, 0
+        while True:
+            last = bisect.bisect_left(edges, max(edges[first] + minimum, reached + 1))
+            if last >= len(edges):
+                return spans
+            longest = edges[first] + self._longest_prefix(query, edges[first])
+            if longest < edges[last]:
+                first = self._earliest_start(query, edges, first + 1, last)
+                if edges[last] - edges[first] < minimum:
+                    continue
+                longest = edges[first] + self._longest_prefix(query, edges[first])
+            reached = edges[bisect.bisect_right(edges, longest) - 1]  # back to the end of a character
+            spans.append((edges[first], reached))
+            first += 1
+
+    def find(self, query: bytes, start: int, stop: int) -> tuple[int, int]:
+        """Range of the suffixes that begin with `query[start:stop]`; (0, 0) for an empty stretch."""
+        if start == stop:
+            return 0, 0
+        low, high = self._bucket(query, start, stop)
+        low = self._bound(query, start, stop, low, high, after=False)
+        return low, self._bound(query, start, stop, low, high, after=True)
+
+    def first_places(self, low: int, high: int, wanted: int) -> list[int]:
+        """The `wanted` smallest places in the text among the suffixes `low` to `high`, ascending."""
+        kept = np.empty(0, dtype=np.uint32)
+        for begin in range(low, high, SORTED_AT_ONCE):
+            block = np.frombuffer(self.suffixes[begin : min(begin + SORTED_AT_ONCE, high)], dtype="<u4")
+            kept = np.concatenate((kept, block))
+            kept = np.sort(np.partition(kept, wanted - 1)[:wanted] if len(kept) > wanted else kept)
+        return [int(place) for place in kept]
+
+    def _earliest_start(self, query: bytes, edges: list[int], low: int, last: int) -> int:
+        """The smallest edge from `low` on whose stretch up to the edge `last` occurs; `last` when none does."""
+        high = last
+        while low < high:
+            middle = (low + high) // 2
+            if self._occurs(query, edges[middle], edges[last]):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _occurs(self, query: bytes, start: int, stop: int) -> bool:
+        low, high = self._bucket(query, start, stop)
+        place = self._bound(query, start, stop, low, high, after=False)
+        return place < high and self._compare(query, start, stop, self.suffixes[place], 0)[0] == 0
+
+    def _longest_prefix(self, query: bytes, start: int) -> int:
+        """Length of the longest beginning of `query[start:]` that occurs here, in bytes."""
+        low, high = self._bucket(query, start, len(query))
+        if low == high:
+            low, high = self._bucket(query, start, start + 1)
+            return int(low < high)
+        place = self._bound(query, start, len(query), low, high, after=False)
+        neighbours = [self.suffixes[near] for near in (place - 1, place) if low <= near < high]
+        return max(self._common(query, start, near) for near in neighbours)
+
+    def _bucket(self, query: bytes, start: int, stop: int) -> tuple[int, int]:
+        """Range of the suffixes that share the stretch's first two bytes, or its only one."""
+        if stop - start >= 2:
+            key = query[start] * 256 + query[start + 1]
+            return self.prefixes[key], self.prefixes[key + 1]
+        return self.prefixes[query[start] * 256], self.prefixes[query[start] * 256 + 256]
+
+    def _bound(self, query: bytes, start: int, stop: int, low: int, high: int, after: bool) -> int:
+        """First suffix in the range that is not below the stretch, or, `after`, that is above all that begin with it.
+
+        Both ends remember how many bytes they surely share with the stretch; all between share the smaller number.
+        """
+        known_low = known_high = 0
+        while low < high:
+            middle = (low + high) // 2
+            order, known = self._compare(query, start, stop, self.suffixes[middle], min(known_low, known_high))
+            if order < 0 or (after and order == 0):
+                low, known_low = middle + 1, known
+            else:
+                high, known_high = middle, known
+        return low
+
+    def _compare(self, query: bytes, start: int, stop: int, place: int, known: int) -> tuple[int, int]:
+        """(-1, 0 or 1, equal bytes for sure): the suffix at `place` below, beginning with, or above the stretch."""
+        text, size, length = self.text, FIRST_COMPARED, stop - start
+        while known < length:
+            end = min(known + size, length)
+            wanted, given = query[start + known : start + end], text[place + known : place + end]
+            if given != wanted:
+                return (-1 if given < wanted else 1), known
+            known, size = end, size * 8
+        return 0, length
+
+    def _common(self, query: bytes, start: int, place: int) -> int:
+        """How many bytes `query[start:]` and the suffix at `place` share at their beginning."""
+        known, size = 0, FIRST_COMPARED
+        while wanted := query[start + known : start + known + size]:
+            given = self.text[place + known : place + known + len(wanted)]
+            if given == wanted:
+                known, size = known + len(wanted), size * 8
+            elif size == FIRST_COMPARED:
+                pairs = enumerate(zip(wanted, given, strict=False))
+                return known + next((place for place, (one, other) in pairs if one != other), len(given))
+            else:
+                size = FIRST_COMPARED
+        return known
+

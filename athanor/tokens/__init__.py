@@ -1,0 +1,1 @@
+"""Tokenizers, conversations, and the one chat template."""

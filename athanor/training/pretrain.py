@@ -1,0 +1,69 @@
+"""Pretraining: predict the next token of packed documents, attention kept inside each document."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from athanor.base.progress import Progress
+from athanor.data.batches import Batches
+from athanor.data.pack import TokenFiles
+from athanor.models.language import LanguageModel
+from athanor.models.transformer import TransformerConfig
+from athanor.store.artifact import RESUME, Artifact
+from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.loop import LoopSettings, Objective, train, write_metrics
+from athanor.training.setup import DtypeName, next_token_loss, prepare, save_model, summary, to_tensors
+
+
+class PretrainSettings(LoopSettings):
+    """The shape of the network and how it is trained."""
+
+    layers: int = pydantic.Field(ge=1)
+    width: int = pydantic.Field(ge=16)
+    heads: int = pydantic.Field(ge=1)
+    kv_heads: int | None = pydantic.Field(default=None, ge=1)
+    """Key/value heads; unset: as many as heads."""
+    hidden: int = pydantic.Field(ge=16)
+    """Hidden width of the feed-forward layers."""
+    context: int = pydantic.Field(ge=16)
+    """Tokens per training row."""
+    max_positions: int | None = pydantic.Field(default=None, ge=16)
+    """Longest row the model may be asked for; unset: the context."""
+    dtype: DtypeName = "float32"
+    """Number type of weights and activations; the optimiser keeps fp32 copies."""
+
+
+def network(settings: PretrainSettings, vocabulary: int) -> TransformerConfig:
+    """The network that these settings describe: Qwen3's family (RoPE, RMSNorm, SwiGLU, QK norm), tied embeddings."""
+    return TransformerConfig(
+        width=settings.width, layers=settings.layers, heads=settings.heads, kv_heads=settings.kv_heads,
+        hidden=settings.hidden, max_positions=settings.max_positions or settings.context, vocabulary=vocabulary,
+        tied=True, norm_qk=True,
+    )  # fmt: skip
+
+
+def pretrain(
+    settings: PretrainSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write a checkpoint in Hugging Face layout and metrics.jsonl (one row per step)."""
+    shards = parents["shards"]
+    shards.verify()
+    tokenizer = Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
+    model = prepare(LanguageModel(network(settings, tokenizer.vocabulary)).initialise(settings.seed), settings.dtype)
+    batches = Batches(TokenFiles(shards.path), settings.context, settings.rows, settings.seed)
+    device = next(model.parameters()).device
+    objective = Objective(
+        batch=lambda step: to_tensors(batches.batch(step), device),
+        loss=next_token_loss,
+        tokens=settings.rows * settings.context,
+    )
+    clock = time.monotonic()
+    rows = train(model, objective, settings, folder / RESUME, progress, "pretraining")
+    seconds = time.monotonic() - clock
+    save_model(model, tokenizer, folder)
+    write_metrics(folder, rows)
+    epochs = settings.steps / batches.steps_per_epoch
+    parameters = sum(weight.numel() for weight in model.parameters())
+    return {"parameters": parameters, **summary(rows, objective, seconds), "epochs": round(epochs, 4)}

@@ -1,0 +1,110 @@
+"""Supervised fine-tuning: the loss counts only what the assistant says (InstructGPT, Ouyang et al. 2022, section 3.5)."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from athanor.base.errors import AthanorError
+from athanor.base.progress import Progress
+from athanor.base.records import read_records
+from athanor.data.batches import Batch, Batches
+from athanor.data.conversations import PackedConversations, TooLong, pack_conversations
+from athanor.data.exercises import TRAIN
+from athanor.data.pack import TokenFiles
+from athanor.models.convert import load_checkpoint
+from athanor.store.artifact import RESUME, Artifact
+from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import ChatTemplate
+from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.loop import LoopSettings, Objective, train, write_metrics
+from athanor.training.setup import DTYPES, DtypeName, next_token_loss, prepare, save_model, summary, to_tensors
+
+
+PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
+
+
+class FinetuneSettings(LoopSettings):
+    """How to fine-tune."""
+
+    document_rows: int = pydantic.Field(default=0, ge=0)
+    """Rows of plain documents in every step beside `rows` of conversations: they keep what pretraining taught."""
+    too_long: TooLong = "refuse"
+    """A conversation longer than the context: refuse, truncate, or split it."""
+    dtype: DtypeName = "float32"
+
+
+def finetune(
+    settings: FinetuneSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Fine-tune the parent model on conversations and write the new checkpoint and metrics.jsonl."""
+    base, shards = parents["model"], parents["shards"]
+    base.verify()
+    shards.verify()
+    tokenizer = Tokenizer.load(base.path)
+    model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype)
+    context = model.config.max_positions
+    packed = packed_conversations(parents["conversations"], ChatTemplate(tokenizer), context, settings.too_long)
+    batch = mixed_batches(settings, packed, TokenFiles(shards.path), context)
+    device = next(model.parameters()).device
+    objective = Objective(
+        batch=lambda step: to_tensors(batch(step), device),
+        loss=next_token_loss,
+        tokens=(settings.rows + settings.document_rows) * context,
+    )
+    clock = time.monotonic()
+    rows = train(model, objective, settings, folder / RESUME, progress, "fine-tuning")
+    seconds = time.monotonic() - clock
+    save_model(model, tokenizer, folder)
+    write_metrics(folder, rows)
+    np.save(folder / PACKING, row_of_conversation(packed))
+    return {
+        **summary(rows, objective, seconds), "conversations": packed.conversations, "filled": round(packed.filled, 4),
+        "epochs": round(settings.steps / packed.steps_per_epoch(settings.rows), 4),
+    }  # fmt: skip
+
+
+def packed_conversations(
+    conversations: Artifact, template: ChatTemplate, context: int, too_long: TooLong
+) -> PackedConversations:
+    """Render every training conversation and pack whole ones into rows of `context` tokens."""
+    rendered = []
+    for number, row in enumerate(read_records(conversations.file(TRAIN))):
+        one = template.render(Conversation.from_row(row, f"{TRAIN} row {number + 1}"))
+        rendered.append((one.ids, one.mask))
+    if not rendered:
+        raise AthanorError(f"{conversations.id} holds no conversations", fix="make or import some first")
+    return pack_conversations(rendered, context, too_long)
+
+
+def row_of_conversation(packed: PackedConversations) -> np.ndarray:
+    """The packed row that holds each conversation, int32; a conversation that was split has its first row."""
+    rows = np.zeros(packed.conversations, dtype=np.int32)
+    for row in range(len(packed.documents_RT) - 1, -1, -1):
+        members = np.unique(packed.documents_RT[row])
+        rows[members[members < packed.conversations]] = row
+    return rows
+
+
+def mixed_batches(
+    settings: FinetuneSettings, packed: PackedConversations, tokens: TokenFiles, context: int
+) -> Callable[[int], Batch]:
+    """Step to a batch of `rows` packed conversations and `document_rows` windows of documents; a pure function."""
+    documents = Batches(tokens, context, settings.document_rows, settings.seed) if settings.document_rows else None
+
+    def batch(step: int) -> Batch:
+        chats = packed.batch(step, settings.rows, settings.seed)
+        if documents is None:
+            return chats
+        texts = documents.batch(step)
+        pairs = zip(_arrays(chats), _arrays(texts), strict=True)
+        return Batch(*(np.concatenate(pair) for pair in pairs))
+
+    return batch
+
+
+def _arrays(batch: Batch) -> tuple[Any, Any, Any]:
+    return batch.ids_BT, batch.targets_BT, batch.documents_BT

@@ -1,0 +1,56 @@
+"""Options and small tools that several verbs share."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from athanor.base.errors import AthanorError
+from athanor.base.words import say
+from athanor.store.artifact import Artifact, Store, find_store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+CHAT_ORDER = ("quantize", "finetune", "pretrain")  # which step's model to take when none is named
+
+
+def store_option(function: Function) -> Function:
+    """--store FOLDER."""
+    text = say("store folder (default: $ATHANOR_STORE, else the nearest .athanor)", "仓库目录（默认：$ATHANOR_STORE 或最近的 .athanor）")
+    return click.option("--store", metavar="FOLDER", help=text)(function)
+
+
+def json_option(function: Function) -> Function:
+    """--json."""
+    text = say("print the result as JSON for machines", "以 JSON 输出，供程序读取")
+    return click.option("--json", "as_json", is_flag=True, help=text)(function)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def latest(store: Store, kind: str, steps: tuple[str, ...] = ()) -> Artifact:
+    """The artifact of a kind that the recipe run last made; `steps` gives the order of preference."""
+    for recipe in reversed(store.recipes()):
+        names = store.remembered(recipe)
+        ordered = [names[step] for step in steps if step in names] + list(names.values())
+        for name in ordered:
+            if name.startswith(kind + "-") and store.has(name):
+                return store.get(name)
+    raise AthanorError(f"the store {store.root} holds no {kind}", fix="athanor run quickstart")
+
+
+def find_model(store: str | None, name: str | None) -> tuple[Path, Artifact | None]:
+    """The folder of a model: an artifact's name, a checkpoint's path, or (unset) the newest model of the store."""
+    if name and (Path(name).expanduser() / "config.json").is_file():
+        return Path(name).expanduser(), None
+    place = find_store(store)
+    artifact = place.get(name) if name else latest(place, "model", CHAT_ORDER)
+    if artifact.kind != "model":
+        raise AthanorError(f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder")
+    artifact.verify()
+    return artifact.path, artifact

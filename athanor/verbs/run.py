@@ -1,0 +1,51 @@
+"""athanor run: make everything a recipe names."""
+
+import sys
+
+import click
+
+from athanor.base.words import say
+from athanor.verbs.options import json_option, print_json, store_option
+
+
+@click.command(epilog="\b\nExample:  athanor run quickstart\n          athanor run quickstart data.path=~/notes scale=nano")
+@click.argument("recipe")
+@click.argument("overrides", nargs=-1, metavar="[STEP.KEY=VALUE]...")
+@click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
+@click.option("--dry-run", is_flag=True, help=say("print the resolved recipe and stop", "只打印解析后的配方"))
+@click.option("--until", metavar="STEP", help=say("stop after this step", "运行到这一步为止"))
+@store_option
+@json_option
+def command(
+    recipe: str, overrides: tuple[str, ...], scale: str | None, dry_run: bool, until: str | None,
+    store: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Make every artifact that RECIPE (a shipped name or a .yaml file) needs and the store does not have yet.
+
+    A second run redoes only what changed; a stopped or killed run continues.
+    """
+    from pathlib import Path
+
+    from athanor.base.progress import make_progress
+    from athanor.base.stopping import StopRequest
+    from athanor.recipes.recipe import load_recipe
+    from athanor.recipes.resolved import describe_plan, resolved_yaml, until_step
+    from athanor.recipes.runner import plan_recipe, run_recipe
+    from athanor.store.artifact import find_store
+
+    stop = StopRequest().listen()
+    chosen = [*overrides, *([f"scale={scale}"] if scale else [])]
+    loaded = until_step(load_recipe(recipe, chosen), until)
+    plan = plan_recipe(loaded)
+    if dry_run:
+        print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
+        return
+    place = find_store(store, create_at=Path.cwd())
+    made = run_recipe(loaded, plan, place, make_progress(stop))
+    if as_json:
+        print_json({name: artifact.record for name, artifact in made.items()})
+        return
+    if "report" in made:
+        from athanor.recipes.finish import show_end
+
+        show_end(made, place, sys.stdout)

@@ -1,0 +1,58 @@
+"""athanor why: the training documents that contain a text."""
+
+import sys
+
+import click
+
+from athanor.base.errors import AthanorError
+from athanor.base.words import say
+from athanor.verbs.options import json_option, latest, print_json, store_option
+
+
+@click.command(epilog='\b\nExample:  athanor why "Return a list of the words in the string"\n          athanor chat | athanor why -')
+@click.argument("text")
+@click.option("--index", "name", metavar="ARTIFACT", help=say("which index (default: the newest)", "使用哪个索引（默认最新）"))
+@click.option("--minimum", default=16, show_default=True, help=say("shortest span in bytes", "最短片段（字节）"))
+@click.option("--limit", default=5, show_default=True, help=say("how many spans", "片段数量"))
+@store_option
+@json_option
+def command(text: str, name: str | None, minimum: int, limit: int, store: str | None, as_json: bool) -> None:
+    """Find the longest spans of TEXT ("-": standard input) that stand word for word in the training documents.
+
+    For each: how often it occurs, in which documents and lines, and at which training steps the model saw it.
+    """
+    from athanor.data.index import Explainer
+    from athanor.store.artifact import find_store
+
+    place = find_store(store)
+    index = place.get(name) if name else latest(place, "index")
+    if index.kind != "index":
+        raise AthanorError(f"{index.id} is not an index", fix="athanor lineage lists the artifacts")
+    text = sys.stdin.read() if text == "-" else text
+    spans = Explainer(index).spans(text, minimum, limit)
+    if as_json:
+        print_json(spans)
+        return
+    if not spans:
+        click.echo(say(f"no span of {minimum} bytes or more occurs in the training documents",
+                       f"训练文档中没有 {minimum} 字节以上的相同片段"))  # fmt: skip
+        return
+    for span in spans:
+        _show(span)
+
+
+def _show(span: dict) -> None:  # type: ignore[type-arg]
+    times = say(f"{span['count']} time(s)", f"{span['count']} 次")
+    click.echo(click.style(f"“{span['text'].strip()}”", bold=True) + f"  · {times}")
+    for match in span["matches"]:
+        steps = match["steps"]
+        seen = say("not seen in training (the run was shorter than the corpus)", "训练未覆盖到") if not steps else say(
+            "seen at step ", "训练步 ") + ", ".join(str(step) for step in steps[:5]) + (" …" if len(steps) > 5 else "")  # fmt: skip
+        click.echo(f"   {match['document']}:{match['line']} · {seen}")
+        click.echo(click.style(f"      …{_line(match['before'][-60:])}", dim=True)
+                   + click.style(_line(span["text"]), underline=True)
+                   + click.style(f"{_line(match['after'][:60])}…", dim=True))  # fmt: skip
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "⏎")

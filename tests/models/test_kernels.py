@@ -1,0 +1,137 @@
+"""The faster paths against the plain formulas: results and every gradient."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from athanor.models import kernels
+from athanor.models.language import document_starts
+
+TOLERANCE = 1e-5
+
+
+def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """The result, then the gradient of every input for one fixed random cotangent."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    y = function(*leaves)
+    cotangent = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=y.dtype)
+    y.backward(cotangent)
+    return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_equal(fast: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Tensor) -> None:
+    for ours, theirs in zip(gradients(fast, [*inputs]), gradients(plain, [*inputs]), strict=True):
+        scale = max(1.0, float(theirs.abs().max()))
+        assert float((ours - theirs).abs().max()) / scale < TOLERANCE
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 32), (3, 4, 2, 16), (7, 8)])
+def test_rms_norm(shape):
+    eps = 1e-3  # large enough that forgetting it shows
+    assert_equal(
+        lambda x, w: kernels.rms_norm(x, w, eps), lambda x, w: kernels.plain_rms_norm(x, w, eps),
+        torch.randn(shape) * 0.1, torch.randn(shape[-1]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("pairs", ["halves", "neighbours"])
+@pytest.mark.parametrize("rotations", [8, 3])
+def test_rotate(pairs, rotations):
+    angle = torch.randn(2, 5, 1, rotations)
+    assert_equal(
+        lambda x: kernels.rotate(x, angle.cos(), angle.sin(), pairs=pairs),
+        lambda x: kernels.plain_rotate(x, angle.cos(), angle.sin(), pairs),
+        torch.randn(2, 5, 3, 16),
+    )
+
+
+def test_rotation_turns_by_the_angle():
+    """A quarter turn takes (1, 0) to (0, 1)."""
+    quarter = torch.tensor([[[[torch.pi / 2]]]])
+    y = kernels.rotate(torch.tensor([[[[1.0, 0.0]]]]), quarter.cos(), quarter.sin(), pairs="halves")
+    assert torch.allclose(y, torch.tensor([[[[0.0, 1.0]]]]), atol=1e-6)
+
+
+def test_swiglu():
+    assert_equal(kernels.swiglu, kernels.plain_swiglu, torch.randn(2, 5, 24) * 2)
+
+
+def test_geglu_halves():
+    x = torch.randn(3, 10)
+    assert torch.allclose(kernels.geglu(x), kernels.gelu_tanh(x[:, :5]) * x[:, 5:])
+
+
+def packed_starts(rows: int, length: int) -> Tensor:
+    documents = (torch.rand(rows, length) < 0.02).long().cumsum(1)
+    return document_starts(documents)
+
+
+@pytest.mark.parametrize("length", [1, 7, 128, 129, 300])
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention(length, key_heads, packed):
+    starts = packed_starts(2, length) if packed else None
+    mask = kernels.CausalMask(length, starts, torch.device("cpu"))
+    assert_equal(
+        lambda q, k, v: kernels.causal_attention(q, k, v, mask),
+        lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS),
+        torch.randn(2, length, 4, 16), torch.randn(2, length, key_heads, 16), torch.randn(2, length, key_heads, 16),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention_without_gradients(packed):
+    mask = kernels.CausalMask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))
+    q, k, v = torch.randn(2, 70, 4, 16), torch.randn(2, 70, 2, 16), torch.randn(2, 70, 2, 16)
+    with torch.no_grad():
+        fast = kernels.causal_attention(q, k, v, mask)
+    assert torch.allclose(fast, kernels.plain_attention(q, k, v, mask.allowed_BTS), atol=TOLERANCE)
+
+
+def test_mask_never_crosses_a_document():
+    documents = torch.tensor([[5, 5, 7, 7, 5]])
+    mask = kernels.CausalMask(5, document_starts(documents), torch.device("cpu"))
+    expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    assert mask.allowed_BTS[0].int().tolist() == expected
+
+
+@pytest.mark.parametrize("rows", [1, 64, 700])
+def test_loss(rows):
+    targets = torch.randint(0, 50, (rows,))
+    assert_equal(
+        lambda h, w: kernels.linear_cross_entropy(h, w, targets),
+        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets),
+        torch.randn(rows, 16), torch.randn(50, 16),
+    )  # fmt: skip
+
+
+def test_loss_without_gradients():
+    hidden, weight, targets = torch.randn(700, 16), torch.randn(50, 16), torch.randint(0, 50, (700,))
+    expected = kernels.plain_linear_cross_entropy(hidden, weight, targets)
+    assert torch.allclose(kernels.linear_cross_entropy(hidden, weight, targets), expected, rtol=1e-6)
+
+
+def test_loss_of_impossible_token_is_finite():
+    hidden = torch.tensor([[1000.0, 0.0]], requires_grad=True)
+    loss = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
+    loss.backward()
+    assert loss.isfinite() and hidden.grad.tolist() == [[1.0, -1.0]]
+
+
+def test_bf16_training_stays_near_float32():
+    """The number type of training: gradients of a packed attention within the rounding of bf16."""
+    mask = kernels.CausalMask(200, packed_starts(2, 200), torch.device("cpu"))
+    inputs = [torch.randn(2, 200, heads, 16) for heads in (4, 2, 2)]
+    exact = gradients(lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS), inputs)
+    low = kernels.CausalMask(200, packed_starts(2, 200), torch.device("cpu"))
+    low.allowed_BTS, low.starts_T = mask.allowed_BTS, mask.starts_T
+    rounded = gradients(lambda q, k, v: kernels.causal_attention(q, k, v, low), [x.bfloat16() for x in inputs])
+    for ours, theirs in zip(rounded, exact, strict=True):
+        assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.02
