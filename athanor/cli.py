@@ -16,7 +16,10 @@ from athanor.base.words import say
 
 VERBS = {  # verb: (English, 中文)
     "run": ("run a recipe: from raw documents to a served chat model", "运行配方：从原始文档到可对话的模型"),
-    "plan": ("parameters, FLOPs, memory and time of a recipe, before anything starts", "开始之前：参数量、算力、内存与时间"),
+    "plan": (
+        "parameters, FLOPs, memory and time of a recipe, before anything starts",
+        "开始之前：参数量、算力、内存与时间",
+    ),
     "chat": ("talk to a model in the terminal", "在终端里与模型对话"),
     "serve": ("serve a model: OpenAI API, and a chat page at /", "提供服务：OpenAI 接口与聊天网页"),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),

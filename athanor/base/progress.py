@@ -6,10 +6,13 @@ A step calls `start`, then `advance` for every unit of work, then `finish`; the 
 import os
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from athanor.base.stopping import StopRequest
 from athanor.base.tables import duration, quantity
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Figure = float | int | str
 PLAIN_SECONDS = 10.0  # between two plain lines
@@ -116,7 +119,7 @@ class LiveProgress(SilentProgress):
             TextColumn("  {task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[tail]}"),
             console=self.console, transient=True, refresh_per_second=8,
         )  # fmt: skip
-        self.task = None
+        self.task: TaskID | None = None
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
@@ -127,7 +130,7 @@ class LiveProgress(SilentProgress):
     def _show(self, first: bool = False, last: bool = False) -> None:
         if first:
             self.bars.start()
-            self.task = self.bars.add_task(self.label, total=self.total, tail="", completed=self.done)
+            self.task = self.bars.add_task(self.label, total=self.total, tail="", completed=int(self.done))
         if self.task is None:
             return
         share = f"{self.done / self.total:.0%} · " if self.total else ""

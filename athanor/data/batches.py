@@ -8,17 +8,27 @@ Shapes: B rows of one rank, T = context, W windows. Targets are -100 where nothi
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from athanor.base.errors import AthanorError
-from athanor.data.pack import TokenFiles
 from athanor.data.shingles import mix
 
 IGNORED = -100
 ROUNDS = 6
 Numbers = NDArray[np.int64]
+
+
+class TokenSource(Protocol):
+    """What windows are cut from: `athanor.data.pack.TokenFiles`, or a table of documents alone to ask `steps_of`."""
+
+    tokens: int
+    starts_D: Numbers
+
+    def read(self, start: int, stop: int) -> Numbers:
+        """Token ids from place `start` up to `stop`; fewer at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +84,14 @@ class Shuffle:
         return (right << bits) | left
 
 
-class _Rows:
-    """Which rows belong to which step: what token windows and packed conversations share."""
+class Rows:
+    """Which rows belong to which step: what token windows and packed conversations share.
+
+    Args:
+        count: rows of an epoch.
+        rows: rows per step over all ranks together.
+        seed: decides the order.
+    """
 
     def __init__(self, count: int, rows: int, seed: int):
         if rows < 1:
@@ -125,14 +141,14 @@ class Batches:
         seed: decides the order.
     """
 
-    def __init__(self, tokens: TokenFiles, context: int, rows: int, seed: int = 0):
+    def __init__(self, tokens: TokenSource, context: int, rows: int, seed: int = 0):
         if context < 1:
             raise AthanorError(f"context={context}", allowed="at least 1")
         if tokens.tokens < 2:
-            raise AthanorError(f"{tokens.folder} holds {tokens.tokens} tokens: nothing to learn", fix="add documents")
+            raise AthanorError(f"the corpus holds {tokens.tokens} tokens: nothing to learn", fix="add documents")
         self.tokens, self.context, self.rows = tokens, context, rows
         self.windows = -(-tokens.tokens // context)
-        self._rows = _Rows(self.windows, rows, seed)
+        self._rows = Rows(self.windows, rows, seed)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -243,9 +243,12 @@ def _cut_in_two(document: Document) -> tuple[Document, Document]:
 
 def _nothing_left(funnel: Funnel) -> AthanorError:
     reasons = funnel.reasons()
+    first = reasons[0][0] if "(" in reasons[0][0] else "too few words (minimum_words)"
+    setting = first.rsplit("(", 1)[1].rstrip(")")
+    where = setting if setting in CleanSettings.model_fields else f"filters.{setting}"
     count = funnel["repair"].documents_in
     return AthanorError(
         f"none of {count} documents passed the filters: {describe_reasons(reasons)}",
         allowed="the setting that decides stands in brackets behind each reason",
-        fix="relax it, for example filters.minimum_words=5; funnel.json shows examples of what was dropped",
+        fix=f"relax the most frequent one: {where}; or name better documents",
     )

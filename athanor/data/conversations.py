@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from athanor.base.errors import AthanorError
-from athanor.data.batches import IGNORED, Batch, Numbers, _Rows
+from athanor.data.batches import IGNORED, Batch, Numbers, Rows
 
 TooLong = Literal["refuse", "truncate", "split"]
 IdsAndMask = tuple[Sequence[int], Sequence[bool]]
@@ -37,7 +37,7 @@ class PackedConversations:
 
     def batch(self, step: int, rows: int, seed: int = 0, rank: int = 0, world: int = 1) -> Batch:
         """The share of `rank` in the `rows` rows of `step`: a pure function of these numbers."""
-        chosen = _Rows(len(self.ids_RT), rows, seed).at(step, rank, world)
+        chosen = Rows(len(self.ids_RT), rows, seed).at(step, rank, world)
         return Batch(self.ids_RT[chosen], self.targets_RT[chosen], self.documents_RT[chosen])
 
     def steps_per_epoch(self, rows: int) -> int:

@@ -1,4 +1,4 @@
-"""The step that writes conversations with checkable answers: training rows, and held-out problems for the examination."""
+"""The step that writes conversations with checkable answers: training rows, and held-out problems."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ class SkillsSettings(Settings):
 def make_skills(
     settings: SkillsSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write train.jsonl.zst and exam.jsonl.zst; no problem of the second is in the first, in any wording or language."""
+    """Write train.jsonl.zst and exam.jsonl.zst; no problem of the second is in the first, in any wording."""
     names, languages = known_skills(settings.skills), known_languages(settings.languages)
     progress.start("making conversations", settings.conversations, "conversations")
 

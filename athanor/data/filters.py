@@ -42,8 +42,8 @@ class Thresholds(Settings):
     repeated_line_letters: float = 0.20
     repeated_paragraph_letters: float = 0.20
     repetition: float = Field(default=2.0, gt=0)
-    """Multiplies Gopher's limits on repeated runs of words for files that a person chose: reference works, notes and
-    laws repeat themselves more than good pages of the open web do."""
+    """Multiplies Gopher's limits on repetition for files that a person chose: manuals, notes and laws repeat
+    themselves more than good pages of the open web do."""
     page_repetition: float = Field(default=1.0, gt=0)
     """The same for pages from HTML; 1 is Gopher's own rule."""
     replaced_letters: float = 0.001
@@ -52,7 +52,7 @@ class Thresholds(Settings):
     """Pages only: share of lines that end like a sentence (FineWeb)."""
     short_lines: float = 0.67
     """Pages only: share of lines shorter than 30 characters (FineWeb)."""
-    chinese_share: float = 0.3
+    chinese_share: float = 0.1
     """Chinese only: characters among everything that is not blank."""
     chinese_punctuation: tuple[float, float] = (0.005, 0.35)
     """Chinese only: punctuation among everything that is not blank; less reads like keywords, more like debris."""
@@ -65,6 +65,10 @@ class Thresholds(Settings):
 
 
 Rule = Callable[[Facts, Thresholds], str | None]
+
+
+def _patience(facts: Facts, limits: Thresholds) -> float:
+    return limits.page_repetition if facts.document.kind == "page" else limits.repetition
 
 
 def word_count(facts: Facts, limits: Thresholds) -> str | None:
@@ -130,7 +134,7 @@ def stop_words(facts: Facts, limits: Thresholds) -> str | None:
 
 def repeated_lines(facts: Facts, limits: Thresholds) -> str | None:
     """Gopher: repeated lines at most 30 % of the lines and 20 % of the letters."""
-    share, letters = repeated_share(facts.lines)
+    share, letters = (found / _patience(facts, limits) for found in repeated_share(facts.lines))
     if share > limits.repeated_lines:
         return "repeated lines (repeated_lines)"
     return "repeated lines (repeated_line_letters)" if letters > limits.repeated_line_letters else None
@@ -138,7 +142,7 @@ def repeated_lines(facts: Facts, limits: Thresholds) -> str | None:
 
 def repeated_paragraphs(facts: Facts, limits: Thresholds) -> str | None:
     """Gopher: repeated paragraphs at most 30 % of the paragraphs and 20 % of the letters."""
-    share, letters = repeated_share(facts.paragraphs)
+    share, letters = (found / _patience(facts, limits) for found in repeated_share(facts.paragraphs))
     if share > limits.repeated_paragraphs:
         return "repeated paragraphs (repeated_paragraphs)"
     return "repeated paragraphs (repeated_paragraph_letters)" if letters > limits.repeated_paragraph_letters else None
@@ -155,10 +159,6 @@ def repeated_words(facts: Facts, limits: Thresholds) -> str | None:
 def repeated_characters(facts: Facts, limits: Thresholds) -> str | None:
     """The same for Chinese, by the character: 10 characters are about 6 words."""
     return _repeated_runs(facts, {10: 0.20}, limits)
-
-
-def _patience(facts: Facts, limits: Thresholds) -> float:
-    return limits.page_repetition if facts.document.kind == "page" else limits.repetition
 
 
 def _repeated_runs(facts: Facts, most_by_width: dict[int, float], limits: Thresholds) -> str | None:

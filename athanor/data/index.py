@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pydantic
 
+from athanor.base.errors import AthanorError
 from athanor.base.files import read_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
-from athanor.data.batches import Batches, _Rows as Rows
+from athanor.data.batches import Batches, Rows
 from athanor.data.exercises import TRAIN
-from athanor.data.pack import TokenFiles
 from athanor.data.shards import read_shards
 from athanor.store.artifact import Artifact
 from athanor.store.index import DocumentIndex, Occurrence, build_index
@@ -81,7 +81,9 @@ class Explainer:
         rows = []
         for span in self.index.longest_spans(text, minimum_bytes=minimum, limit=limit):
             matches = [self._match(place, span.text) for place in span.occurrences]
-            rows.append({"text": span.text, "start": span.start, "end": span.end, "count": span.count, "matches": matches})
+            rows.append(
+                {"text": span.text, "start": span.start, "end": span.end, "count": span.count, "matches": matches}
+            )
         return rows
 
     def _match(self, place: Occurrence, text: str) -> dict[str, Any]:
@@ -119,3 +121,7 @@ class TokenTable:
     def __init__(self, starts_D: np.ndarray):
         self.starts_D = starts_D
         self.tokens = int(starts_D[-1])
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Not kept in an index: only the order of training is asked here."""
+        raise AthanorError("a document index holds no tokens", fix="read them from the packed corpus")

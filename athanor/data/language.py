@@ -11,6 +11,11 @@ HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
 HANGUL = re.compile("[\u1100-\u11ff\uac00-\ud7af]")
 LETTERS = re.compile(r"[^\W\d_]")
+WORD = re.compile(r"[^\W\d_]+")
+EASTERN_RUN = re.compile(
+    "[\u1100-\u11ff\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]+"
+)
+EASTERN_SHARE = 0.25  # of the words
 LATIN_WORD = re.compile(r"[a-zA-Z]+(?:'[a-z]+)?")
 OTHER_LETTERS = re.compile("[\u00c0-\u024f\u0370-\u1fff]")
 # The words that make up about a third of running English; few of them are words of another language.
@@ -27,7 +32,10 @@ def guess_language(text: str) -> str:
     if not sample.isascii():
         letters = len(LETTERS.findall(sample))
         han, kana, hangul = (len(script.findall(sample)) for script in (HAN, KANA, HANGUL))
-        if letters and kana + han + hangul >= 0.3 * letters:
+        # Two characters make about a word; a Chinese text about programs may hold many Latin words.
+        eastern = (han + kana + hangul) / 2
+        other = len(WORD.findall(sample)) - len(EASTERN_RUN.findall(sample))
+        if eastern and eastern >= EASTERN_SHARE * (eastern + max(0, other)):
             if hangul > kana + han:
                 return "ko"
             return "ja" if kana > 0.05 * (kana + han) else "zh"

@@ -87,6 +87,8 @@ def pack_documents(
         AthanorError: the corpus holds no text.
     """
     corpus, tokenizer = parents["corpus"], Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
+    beginning = tokenizer.special[DOCUMENT]
+    assert beginning is not None  # Tokenizer refuses to load without it
     dtype = np.uint16 if tokenizer.vocabulary < SMALL_VOCABULARY else np.uint32
     known = corpus.measurements
     total = known.get("text_bytes", 0) + known.get("heldout_bytes", 0)
@@ -102,7 +104,7 @@ def pack_documents(
                 for document, ids in zip(documents, rows, strict=True):
                     stage.enter(document.bytes)
                     stage.leave(document.bytes)
-                    writer.write([tokenizer.special[DOCUMENT], *ids])
+                    writer.write([beginning, *ids])
                     starts.append(writer.tokens)
                     table.write(encode_record(_table_row(document)))
                 progress.advance(sum(document.bytes for document in documents) / MEGA)

@@ -9,19 +9,21 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-MAIL_HOST = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}\b")
+# ASCII: a Chinese character beside a number ends it, though it is a letter to Unicode.
+MAIL_HOST = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}\b", re.ASCII)
 MAIL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+-]*[A-Za-z0-9_+-])?\Z")
 LONGEST_NAME = 64  # characters before the @ (RFC 5321, 4.5.3.1.1)
 CARD = re.compile(
     r"(?<![\dA-Za-z])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![\dA-Za-z])"
 )
-MOBILE = re.compile(r"(?<![\d.\w-])(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})(?![\d.\w])")
-CHINESE_LANDLINE = re.compile(r"(?<![\d.\w-])(?:\(0\d{2,3}\) ?|0\d{2,3}-)[2-8]\d{6,7}(?![\d.\w-])")
+MOBILE = re.compile(r"(?<![\d.\w-])(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})(?!\w|\.\d)", re.ASCII)
+CHINESE_LANDLINE = re.compile(r"(?<![\d.\w-])(?:\(0\d{2,3}\) ?|0\d{2,3}-)[2-8]\d{6,7}(?!\w|[.-]\d)", re.ASCII)
 NORTH_AMERICAN = re.compile(
-    r"(?<![\d.\w-])(?:\+?1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?![\d\w-])"
+    r"(?<![\d.\w-])(?:\+?1[ .-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?![\d\w-])",
+    re.ASCII,
 )
-INTERNATIONAL = re.compile(r"(?<![\d.\w+-])\+[1-9]\d{0,2}(?:[ -]\(?\d{2,4}\)?){2,4}(?![\d\w-])")
-ADDRESS = re.compile(r"(?<![\d.\w])(?:\d{1,3}\.){3}\d{1,3}(?![\d\w]|\.\d)")
+INTERNATIONAL = re.compile(r"(?<![\d.\w+-])\+[1-9]\d{0,2}(?:[ -]\(?\d{2,4}\)?){2,4}(?![\d\w-])", re.ASCII)
+ADDRESS = re.compile(r"(?<![\d.\w])(?:\d{1,3}\.){3}\d{1,3}(?![\d\w]|\.\d)", re.ASCII)
 CARD_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 CARD_CHECKS = "10X98765432"
 EXAMPLE_HOSTS = ("example.com", "example.org", "example.net", ".example", ".invalid", ".test", ".local")

@@ -192,3 +192,12 @@ def _content(file: SourceFile) -> str:
         return hash_file(file.path)
     except OSError as problem:
         return f"cannot be opened: {problem.strerror}"
+
+
+def source_bytes(settings: ReadSettings) -> int:
+    """Bytes on disk that `settings.path` names, for estimates."""
+    if settings.path == PYTHON:
+        library = python_text.standard_library()
+        names = [python_text.TOPICS, *python_text.list_modules(library)]
+        return sum((library / name).stat().st_size for name in names if (library / name).is_file())
+    return sum(file.size for file in find_sources(settings.path) if not file.problem)

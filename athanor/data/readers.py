@@ -6,6 +6,7 @@ cannot be used.
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from athanor.data.sources import SourceFile
 from athanor.data.split import split_text
 
 TEXT_FIELDS = ("text", "content", "body")
+PDFIUM_HYPHEN = re.compile(r"(?<=[^\W\d_A-Z])[\ufffe\x02]\n?(?=[^\W\d_A-Z])")  # its mark for a hyphen at a line end
 LARGEST_PAGE = 64_000_000  # bytes of HTML parsed at once
 SURROGATES = range(0xD800, 0xE000)
 
@@ -181,7 +183,8 @@ def _pdf_pages(document: Any) -> Iterator[str]:
 
 def join_lines(page: str) -> str:
     """A PDF page's text with words joined that were hyphenated at a line end."""
-    text = page.replace("\r\n", "\n").replace("\r", "\n").replace("\ufffe", "-").replace("\x02", "-")
+    text = PDFIUM_HYPHEN.sub("", page.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.replace("\ufffe", "-").replace("\x02", "-")
     lines: list[str] = []
     for line in text.split("\n"):
         line = line.strip()

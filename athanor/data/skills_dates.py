@@ -1,4 +1,4 @@
-"""Skills about the calendar: the next day, weekdays, and ways to write a date."""
+"""Skills about the calendar: the next day, and ways to write a date."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from random import Random
 from athanor.data.skills_exercise import Exercise, Phrases, ask
 
 MONTHS_EN = "January February March April May June July August September October November December".split()
-WEEKDAYS_EN = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-WEEKDAYS_ZH = tuple("星期" + day for day in "一二三四五六日")
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2039, 12, 31)
 
 NEXT_DAY: Phrases = {
@@ -31,24 +29,6 @@ TO_LONG: Phrases = {
 TO_ISO: Phrases = {
     "en": ("Write {day} as YYYY-MM-DD.", "Give {day} in ISO format.", "Convert the date {day} to ISO."),
     "zh": ("请把{day}写成 YYYY-MM-DD。", "用 ISO 格式写出{day}。", "{day}的 ISO 日期是什么？"),
-}
-WEEKDAY: dict[bool, Phrases] = {
-    True: {
-        "en": (
-            "Today is {start}. Which weekday is it in {n} days?",
-            "What day is {n} days after {start}?",
-            "It is {start}. What day comes {n} days later?",
-        ),
-        "zh": ("今天是{start}，{n} 天后是星期几？", "{start}之后 {n} 天是星期几？", "从{start}起再过 {n} 天是星期几？"),
-    },
-    False: {
-        "en": (
-            "Today is {start}. Which weekday was it {n} days ago?",
-            "What day is {n} days before {start}?",
-            "It is {start}. What day was {n} days earlier?",
-        ),
-        "zh": ("今天是{start}，{n} 天前是星期几？", "{start}之前 {n} 天是星期几？", "从{start}起倒数 {n} 天是星期几？"),
-    },
 }
 
 
@@ -81,12 +61,3 @@ def date_format(random: Random, language: str) -> Exercise:
     if random.random() < 0.5:
         return Exercise(ask(random, TO_LONG, language, day=day), long_date(day, language), str(day))
     return Exercise(ask(random, TO_ISO, language, day=long_date(day, language)), str(day), str(day))
-
-
-def weekday(random: Random, language: str) -> Exercise:
-    """The weekday n days after or before another, n from 1 to 99."""
-    start, days, after = random.randrange(7), random.randint(1, 99), random.random() < 0.5
-    names = WEEKDAYS_EN if language == "en" else WEEKDAYS_ZH
-    answer = names[(start + days if after else start - days) % 7]
-    question = ask(random, WEEKDAY[after], language, start=names[start], n=days)
-    return Exercise(question, answer, f"{start} {'+' if after else '-'} {days}")

@@ -114,15 +114,14 @@ UNIT_PAIRS = (  # large unit, small unit, how many small ones make a large one
 
 
 def addition(random: Random, language: str) -> Exercise:
-    """a + b with two numbers of at most two digits; a + b and b + a are one problem."""
-    a, b = random.randrange(100), random.randrange(100)
-    return Exercise(ask(random, ADDITION, language, a=a, b=b), str(a + b), f"{min(a, b)} {max(a, b)}")
+    """A number of two or three digits plus one digit, carries included."""
+    a, b = random.randint(10, 999), random.randint(1, 9)
+    return Exercise(ask(random, ADDITION, language, a=a, b=b), str(a + b), f"{a} {b}")
 
 
 def subtraction(random: Random, language: str) -> Exercise:
-    """a - b with at most two digits, never below zero."""
-    a, b = random.randrange(100), random.randrange(100)
-    a, b = max(a, b), min(a, b)
+    """A number of two or three digits minus one digit, borrowing included."""
+    a, b = random.randint(10, 999), random.randint(1, 9)
     return Exercise(ask(random, SUBTRACTION, language, a=a, b=b), str(a - b), f"{a} {b}")
 
 
@@ -135,8 +134,8 @@ def comparison(random: Random, language: str) -> Exercise:
 
 
 def sorting_numbers(random: Random, language: str) -> Exercise:
-    """Three to five different numbers below a hundred, sorted up or down; one set of numbers is one problem."""
-    numbers = random.sample(range(100), random.randint(3, 5))
+    """Three or four different numbers of two digits, sorted up or down; one set of numbers is one problem."""
+    numbers = random.sample(range(10, 100), random.randint(3, 4))
     ascending = random.random() < 0.5
     answer = sorted(numbers, reverse=not ascending)
     question = ask(random, SORTING[ascending], language, items=", ".join(map(str, numbers)))

@@ -8,27 +8,19 @@ from random import Random
 from athanor.data.skills_exercise import CITIES, NAMES, WORDS, Exercise, Phrases, ask, in_language, listed, spaced
 
 COUNT_WORDS: Phrases = {
-    "en": (
-        'How many times does "{wanted}" occur in this list: {items}',
-        'Count the word "{wanted}" in: {items}',
-        'How often do you see "{wanted}" here? {items}',
-    ),
-    "zh": (
-        "“{wanted}”在下面出现了几次：{items}",
-        "请数一数“{wanted}”出现的次数：{items}",
-        "下面有几个“{wanted}”？{items}",
-    ),
+    "en": ("How many words are in this list: {items}", "Count the words: {items}", "How long is this list? {items}"),
+    "zh": ("下面有几个词：{items}", "请数一数有几个词：{items}", "这个列表有多少项？{items}"),
 }
-COUNT_LETTERS: Phrases = {
+COUNT_LETTERS: Phrases = {  # spaces on both sides: the letter asked for is then the same token as in the row
     "en": (
-        'How many times does the letter "{wanted}" occur in: {items}',
-        'Count the letter "{wanted}" in: {items}',
-        'How many letters "{wanted}" are there in: {items}',
+        "How many times does the letter {wanted} occur in {items}",
+        "Count the letter {wanted} in {items}",
+        "How many letters {wanted} are there in {items}",
     ),
     "zh": (
-        "字母“{wanted}”在下面出现了几次：{items}",
-        "请数一数字母“{wanted}”：{items}",
-        "下面有几个字母“{wanted}”：{items}",
+        "字母 {wanted} 出现了几次： {items}",
+        "请数一数字母 {wanted} 的个数： {items}",
+        "下面有几个字母 {wanted} ： {items}",
     ),
 }
 SORT_WORDS: Phrases = {
@@ -103,21 +95,17 @@ def english(pairs: list[tuple[str, str]]) -> list[str]:
 
 
 def counting_words(random: Random, language: str) -> Exercise:
-    """How often a word occurs among four to eight; one list with one word asked for is one problem."""
-    wanted, *others = random.sample(WORDS, 3)
-    count, length = random.randint(1, 5), random.randint(5, 8)
-    pairs = [wanted] * count + random.choices(others, k=length - count)
-    random.shuffle(pairs)
+    """How many words a list of two to nine has."""
+    pairs = random.sample(WORDS, random.randint(2, 9))
     items = listed([in_language(pair, language) for pair in pairs], language)
-    question = ask(random, COUNT_WORDS, language, wanted=in_language(wanted, language), items=items)
-    return Exercise(question, str(count), spaced([wanted[0], *english(pairs)]))
+    return Exercise(ask(random, COUNT_WORDS, language, items=items), str(len(pairs)), spaced(english(pairs)))
 
 
 def counting_letters(random: Random, language: str) -> Exercise:
-    """How often a letter occurs among five to nine; one row of letters with one letter asked for is one problem."""
-    wanted, *others = random.sample("abcdefghijklmnopqrstuvwxyz", 4)
-    count, length = random.randint(0, 5), random.randint(5, 9)
-    letters = [wanted] * count + random.choices(others, k=length - count)
+    """How often a letter occurs among six; one row of letters with one letter asked for is one problem."""
+    wanted, *others = random.sample("abcdefghijklmnopqrstuvwxyz", 3)
+    count = random.randint(0, 5)
+    letters = [wanted] * count + random.choices(others, k=6 - count)
     random.shuffle(letters)
     question = ask(random, COUNT_LETTERS, language, wanted=wanted, items=spaced(letters))
     return Exercise(question, str(count), spaced([wanted, *letters]))

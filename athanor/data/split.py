@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 SENTENCE_END = re.compile(r"[.!?…]['\")\]]*\s|[。！？；…]['\")\]”’」』）]*")
 JOINERS = frozenset("\u200d\ufe0e\ufe0f")  # zero-width joiner and variation selectors hold an emoji together
+NEAR = 4_096  # characters before the limit, looked through first: most texts have a sentence there
 LONGEST_CLUSTER = 32  # characters: a "letter" with more marks than this is cut all the same
 
 
@@ -60,11 +61,10 @@ def boundary(text: str, end: int) -> int:
         place = text.rfind(mark, half, end)
         if place >= 0:
             return place + len(mark)
-    place = 0
-    for match in SENTENCE_END.finditer(text, half, end):
-        place = match.end()
-    if place:
-        return place
+    for start in (max(half, end - NEAR), half):
+        ends = [match.end() for match in SENTENCE_END.finditer(text, start, end)]
+        if ends:
+            return ends[-1]
     place = max(text.rfind(" ", half, end), text.rfind("\u3000", half, end))
     return place + 1 if place >= 0 else _before_marks(text, end)
 

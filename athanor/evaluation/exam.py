@@ -11,7 +11,9 @@ from athanor.evaluation.subject import LocalSubject
 from athanor.inference.sampling import Sampling
 from athanor.tokens.conversation import Conversation
 
-ANSWER_TOKENS = 64  # the longest right answer has about 40
+SPARE_TOKENS = (
+    8  # beyond twice the right answer's length: whoever is not done by then is wrong, and need not be heard out
+)
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,19 @@ def examine(subject: LocalSubject, rows: Sequence[dict[str, Any]], progress: Pro
     """
     conversations = [Conversation.from_row(row) for row in rows]
     prompts = [subject.chat_prompt(conversation.turns[:-1]) for conversation in conversations]
-    sampling = Sampling(temperature=0.0, max_tokens=ANSWER_TOKENS)
+    samplings = [_enough(subject, conversation.turns[-1].content) for conversation in conversations]
     answers = []
-    for conversation, given in zip(conversations, subject.generate(prompts, sampling, progress), strict=True):
+    for conversation, given in zip(conversations, subject.generate(prompts, samplings, progress), strict=True):
         meta = conversation.meta
         question, expected = conversation.turns[-2].content, str(meta["answer"])
         right = check(given, expected)
         answers.append(Answer(meta["skill"], meta["language"], question, expected, given, right))
     return answers
+
+
+def _enough(subject: LocalSubject, expected: str) -> Sampling:
+    """The likeliest tokens, as many as any spelling of the right answer can need."""
+    return Sampling(temperature=0.0, max_tokens=2 * len(subject.tokenizer.encode(expected)) + SPARE_TOKENS)
 
 
 def accuracy(answers: Sequence[Answer]) -> dict[str, dict[str, Estimate]]:

@@ -42,8 +42,13 @@ class LocalSubject:
             totals[number] += one.total
         return totals
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Progress | None = None) -> list[str]:
-        """The answer to each prompt of token ids."""
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        progress: Progress | None = None,
+    ) -> list[str]:
+        """The answer to each prompt of token ids; `sampling` for all of them, or one each."""
         return [completion.text for completion in self.engine.generate_batch(prompts, sampling, progress=progress)]
 
     def text_prompt(self, text: str) -> list[int]:

@@ -114,7 +114,7 @@ class Engine:
         """
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if len(samplings) != len(prompts):
-            raise AthanorError(f"{len(prompts)} prompts, {len(samplings)} samplings", allowed="one for each, or for all")
+            raise AthanorError(f"{len(prompts)} prompts, {len(samplings)} samplings", allowed="one each or one in all")
         batch = self._new_batch()
         by_length = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))  # little padding
         places = {batch.add(prompts[place], samplings[place]): place for place in by_length}

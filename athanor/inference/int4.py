@@ -29,7 +29,9 @@ KERNELS = ("plain", "packed", "unpacked")
 # ------------------------------------------------------------------------------------------------- numbers to codes
 
 
-def quantize_int4(weight_NK: Tensor, group_size: int, symmetric: bool = False) -> dict[str, Tensor]:
+def quantize_int4(
+    weight_NK: Tensor, group_size: int, symmetric: bool = False, name: str = "a weight"
+) -> dict[str, Tensor]:
     """Codes, scales and zeros of a weight with the least squared error over a few clippings of each group's range.
 
     After rounding, scale and zero are fitted anew to the codes by least squares.
@@ -40,7 +42,7 @@ def quantize_int4(weight_NK: Tensor, group_size: int, symmetric: bool = False) -
     if weight_NK.shape[1] % group_size:
         allowed = [str(size) for size in GROUP_SIZES if weight_NK.shape[1] % size == 0]
         raise AthanorError(
-            f"a weight of {weight_NK.shape[1]} columns cannot be cut into groups of {group_size}",
+            f"{name} of {weight_NK.shape[1]} columns cannot be cut into groups of {group_size}",
             allowed=f"group_size {' or '.join(allowed)}" if allowed else f"columns that one of {GROUP_SIZES} divides",
         )
     parts = [_quantize_rows(rows, group_size, symmetric) for rows in weight_NK.split(ROWS_AT_ONCE)]

@@ -178,7 +178,10 @@ def _quantize_all(
         if bits is None:
             yield name, weight.detach().clone()
             continue
-        codes = quantize_int8(weight) if bits == 8 else quantize_int4(weight, settings.group_size, settings.symmetric)
+        if bits == 8:
+            codes = quantize_int8(weight)
+        else:
+            codes = quantize_int4(weight, settings.group_size, settings.symmetric, name)
         for part, tensor in codes.items():
             yield f"{name}.{part}", tensor
 

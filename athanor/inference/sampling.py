@@ -16,7 +16,7 @@ from athanor.base.errors import AthanorError
 
 LARGEST_INTEGER = 2**63 - 1
 NUMBERS = {  # field: lowest, highest, allowed in words
-    "temperature": (0.0, 100.0, "0 (always the likeliest token) to 100"),
+    "temperature": (0.0, 100.0, "0 (always the likeliest token), or 0.001 to 100"),
     "top_p": (1e-9, 1.0, "above 0, up to 1 (off)"),
     "min_p": (0.0, 1.0, "0 (off) to 1"),
     "repetition_penalty": (0.01, 100.0, "0.01 to 100; 1 is off"),
@@ -28,6 +28,7 @@ INTEGERS = {
     "seed": (-LARGEST_INTEGER - 1, LARGEST_INTEGER, "an integer of 64 bits, or not set"),
     "max_tokens": (1, LARGEST_INTEGER, "an integer from 1, or not set"),
 }
+COLDEST = 1e-3  # dividing float32 logits by less overflows
 MOST_STOPS, LONGEST_STOP, MOST_BIASES = 64, 1000, 4096
 
 
@@ -70,6 +71,8 @@ class Sampling:
         for name, (lowest, highest, allowed) in INTEGERS.items():
             value = getattr(self, name)
             _require(name, value, value is None or (_is_integer(value) and lowest <= value <= highest), allowed)
+        coldest = self.greedy or self.temperature >= COLDEST
+        _require("temperature", self.temperature, coldest, NUMBERS["temperature"][2])
         self._check_stop()
         self._check_bias()
 
@@ -152,6 +155,7 @@ def probabilities(logits_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
 
     Rows are not divided by their sum after the cuts. Tokens as likely as the last one kept are kept too.
     """
+
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=logits_BV.dtype, device=logits_BV.device)[:, None]
 

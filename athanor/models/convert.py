@@ -252,7 +252,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def check_spans(path: Path, header: dict[str, Any], data_bytes: int) -> None:
     """Every tensor's bytes must follow the one before, and the last must end with the file."""
-    end = 0
+    end, before = 0, "the header"
     for name, entry in sorted(header.items(), key=span_start):
         if not well_formed(entry):
             raise AthanorError(f"{path}: the entry of {name} is malformed: {entry}")
@@ -260,10 +260,10 @@ def check_spans(path: Path, header: dict[str, Any], data_bytes: int) -> None:
             raise AthanorError(f"{path}: {name} is stored as {entry['dtype']}", allowed=", ".join(BITS))
         start, stop = entry["data_offsets"]
         if start != end:
-            raise AthanorError(f"{path}: {name} starts at byte {start}, the tensor before it ends at {end}")
+            raise AthanorError(f"{path}: {name} starts at byte {start}, {before} before it ends at {end}")
         if stop - start != math.prod(entry["shape"]) * BITS[entry["dtype"]] // 8:
             raise AthanorError(f"{path}: {name} of shape {entry['shape']} cannot have {stop - start} bytes")
-        end = stop
+        end, before = stop, name
     if end != data_bytes:
         raise AthanorError(f"{path}: the tensors take {end} bytes, the file holds {data_bytes}")
 

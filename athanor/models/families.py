@@ -5,7 +5,7 @@ A family is one row of FAMILIES. Adding one means a row here and its parity test
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from athanor.base.errors import AthanorError
 from athanor.models.transformer import TransformerConfig
@@ -14,8 +14,8 @@ from athanor.models.transformer import TransformerConfig
 HARMLESS = frozenset(
     "architectures attention_dropout attn_pdrop embd_pdrop resid_pdrop bos_token_id eos_token_id pad_token_id dtype "
     "torch_dtype initializer_range model_type transformers_version use_cache _name_or_path chunk_size_feed_forward "
-    "id2label label2id output_attentions output_hidden_states return_dict problem_type task_specific_params is_encoder_decoder "
-    "gradient_checkpointing sep_token_id decoder_start_token_id".split()
+    "id2label label2id output_attentions output_hidden_states return_dict problem_type task_specific_params "
+    "is_encoder_decoder gradient_checkpointing sep_token_id decoder_start_token_id".split()
 )
 
 
@@ -246,6 +246,8 @@ def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Transfor
     return family, our_config(family, theirs, where)
 
 
+# JSON types that may stand for each type of our fields; an integer is a fine base or epsilon, true is no layer count.
+KINDS: dict[Any, tuple[type, ...]] = {int: (int,), int | None: (int,), float: (float, int), bool: (bool,)}
 SPECIAL = {True: ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", "layer_types",
                   "max_window_layers"), False: ("n_ctx", "summary_type", "summary_use_proj",
                   "summary_activation", "summary_proj_to_labels", "summary_first_dropout")}  # fmt: skip
@@ -254,10 +256,13 @@ SPECIAL = {True: ("rope_parameters", "rope_theta", "rope_scaling", "partial_rota
 def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> TransformerConfig:
     """Translate settings one by one and let TransformerConfig check the whole."""
     fields = dict(family.fixed)
+    kinds = {name: KINDS[hint] for name, hint in get_type_hints(TransformerConfig).items() if hint in KINDS}
     for key, ours in family.settings.items():
         value = theirs.get(key, family.optional.get(key))
         if value is None and ours not in ("kv_heads", "head_width", "hidden"):
             raise AthanorError(f"{where}: {key} is missing", fix="the config.json is not complete")
+        if value is not None and type(value) not in kinds[ours]:
+            raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in kinds[ours]))
         fields[ours] = value
     if fields["hidden"] is None:  # GPT-2 writes n_inner only when it is not four widths
         fields["hidden"] = 4 * fields["width"]

@@ -1,9 +1,9 @@
 """The inner loops of the trunk: each as the plain formula, and beside it a faster path with its own gradient.
 
-The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: training on
-a CPU, where torch's own kernels spend much of a small model's step outside matrix products. They are compared with the
-plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA kernels;
-that path shares its tests with the CPU's inference path, which takes the same calls.
+The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: training
+on a CPU, where torch's own kernels spend much of a small model's step outside matrix products. They are compared with
+the plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA
+kernels by the same calls as inference on a CPU; that was never run on a GPU, since none was at hand.
 
 Shape letters as in `transformer.py`; G query heads per key head, X rows (any leading axes flattened).
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 QUERY_BLOCK = 128  # queries per product: small enough to skip most of the masked half, large enough for fast products
-CHUNK_BYTES = 16 << 20  # of logits at a time: what stays in a processor's last cache while it is used
+CHUNK_ROWS = 512  # rows of logits at a time: few enough to stay in a cache, enough for fast products
 
 
 def trains_on_cpu(*inputs: Tensor) -> bool:
@@ -104,7 +104,9 @@ class Rotate(Function):
 
 def turn(x_BTNH: Tensor, cos: Tensor, sin: Tensor, pairs: str, sign: int) -> Tensor:
     """`plain_rotate` without its intermediate tensors; sign -1 turns back."""
-    y_BTNH = torch.empty(x_BTNH.shape, dtype=x_BTNH.dtype)
+    batch, length, heads, size = x_BTNH.shape
+    # In memory head after head: what attention reads next, and faster to write.
+    y_BTNH = torch.empty((batch, heads, length, size), dtype=x_BTNH.dtype).transpose(1, 2)
     a, b, rest = pair_up(x_BTNH, cos.shape[-1], pairs)
     y_a, y_b, y_rest = pair_up(y_BTNH, cos.shape[-1], pairs)
     torch.mul(a, cos, out=y_a).addcmul_(b, sin, value=-sign)
@@ -173,25 +175,28 @@ class CausalMask:
 
     def __init__(self, length: int, starts_BT: Tensor | None, device: torch.device):
         place_T = torch.arange(length, device=device)
-        self.packed = starts_BT is not None
+        self.length, self.starts_BT = length, starts_BT
         self.allowed_BTS = (place_T[:, None] >= place_T)[None]
-        self.starts_T = [0] * length
         if starts_BT is not None:
             self.allowed_BTS = self.allowed_BTS & (place_T >= starts_BT[:, :, None])
-            self.starts_T = starts_BT.amin(0).tolist() if device.type == "cpu" else self.starts_T
-        self.bias: Tensor | None = None
+        on_cpu = starts_BT is not None and device.type == "cpu"  # elsewhere nobody asks, and asking would wait
+        self.block_starts = starts_BT[:, ::QUERY_BLOCK].tolist() if on_cpu else None
+        self.bias_BTS: Tensor | None = None
 
-    def bias_BTS(self, dtype: torch.dtype) -> Tensor:
-        """0 where attention is allowed, minus infinity elsewhere; made once for all layers."""
-        if self.bias is None:
-            self.bias = torch.zeros(self.allowed_BTS.shape, dtype=dtype).masked_fill_(~self.allowed_BTS, float("-inf"))
-        return self.bias
+    def bias(self, row: int, queries: slice, keys: slice, dtype: torch.dtype) -> Tensor:
+        """A block of 0 where attention is allowed and minus infinity elsewhere; the whole is made once per dtype."""
+        if self.bias_BTS is None or self.bias_BTS.dtype != dtype:
+            zeros_BTS = torch.zeros(self.allowed_BTS.shape, dtype=dtype)
+            self.bias_BTS = zeros_BTS.masked_fill_(~self.allowed_BTS, float("-inf"))
+        return self.bias_BTS[row if len(self.bias_BTS) > 1 else 0, queries, keys]
 
-    def blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Blocks of queries, each with the keys that any of them may attend to."""
-        for first in range(0, len(self.starts_T), QUERY_BLOCK):
-            last = min(first + QUERY_BLOCK, len(self.starts_T))
-            yield slice(first, last), slice(self.starts_T[first], last)
+    def blocks(self, rows: int) -> Iterator[tuple[int, slice, slice]]:
+        """Row by row, blocks of queries, each with the keys that any of them may attend to."""
+        for row in range(rows):
+            for block, first in enumerate(range(0, self.length, QUERY_BLOCK)):
+                last = min(first + QUERY_BLOCK, self.length)
+                start = 0 if self.block_starts is None else self.block_starts[row][block]
+                yield row, slice(first, last), slice(start, last)
 
 
 def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask) -> Tensor:
@@ -199,7 +204,7 @@ def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Causa
     if trains_on_cpu(q_BTNH, k_BTKH, v_BTKH):
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
-    if mask.packed:
+    if mask.starts_BT is not None:
         return masked_attention(q_BTNH, k_BKTH, v_BKTH, mask.allowed_BTS)
     grouped = q_BTNH.shape[2] != k_BTKH.shape[2]
     y_BNTH = F.scaled_dot_product_attention(q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
@@ -225,10 +230,11 @@ def plain_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, allowed_BTS:
 
 
 class BlockedAttention(Function):
-    """Attention by blocks of queries, as plain products; the probabilities are kept for the gradient.
+    """Attention row by row and by blocks of queries, as plain products; the probabilities are kept for the gradient.
 
+    One block's scores stay in a core's own cache, and keys of earlier documents are skipped. Query heads that share a
+    key head lie side by side, (K, T G, H), so that a group is one product.
     With p = softmax(score) and dp = dy v:  dv = p dy,  dscore = p (dp - sum(p dp)),  dq = dscore k,  dk = dscore q.
-    Query heads that share a key head lie side by side, (B K) (T G) H, so that a group is one product.
     """
 
     @staticmethod
@@ -237,48 +243,42 @@ class BlockedAttention(Function):
         group = heads // k_BTKH.shape[2]
         q, k, v = by_head(q_BTNH * size**-0.5, group), by_head(k_BTKH, 1), by_head(v_BTKH, 1)
         y = torch.empty_like(q)
-        bias_BTS = mask.bias_BTS(q.dtype)
         kept = []
-        for queries, keys in mask.blocks():
-            rows = slice(queries.start * group, queries.stop * group)
-            score = torch.bmm(q[:, rows], k[:, keys].mT)
-            score.view(batch, -1, queries.stop - queries.start, group, score.shape[-1]).add_(
-                bias_BTS[:, None, queries, None, keys]
-            )
-            p = torch.softmax(score, dim=-1)
-            torch.bmm(p, v[:, keys], out=y[:, rows])
-            kept.append(p)
+        for row, queries, keys in mask.blocks(batch):
+            grouped = slice(queries.start * group, queries.stop * group)
+            score = torch.bmm(q[row, :, grouped], k[row, :, keys].mT)
+            score.unflatten(1, (-1, group)).add_(mask.bias(row, queries, keys, q.dtype)[:, None])
+            kept.append(torch.softmax(score, dim=-1))
+            torch.bmm(kept[-1], v[row, :, keys], out=y[row, :, grouped])
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.mask, ctx.batch, ctx.group = mask, batch, group
-        return from_head(y, batch, group)
+        ctx.mask, ctx.group = mask, group
+        return from_head(y, group)
 
     @staticmethod
     def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *kept = ctx.saved_tensors
-        dy = by_head(dy_BTNH, ctx.group)
+        group = ctx.group
+        dy = by_head(dy_BTNH, group)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (queries, keys) in zip(kept, ctx.mask.blocks(), strict=True):
-            rows = slice(queries.start * ctx.group, queries.stop * ctx.group)
-            dv[:, keys] += torch.bmm(p.mT, dy[:, rows])
-            dp = torch.bmm(dy[:, rows], v[:, keys].mT)
+        for p, (row, queries, keys) in zip(kept, ctx.mask.blocks(len(q)), strict=True):
+            grouped = slice(queries.start * group, queries.stop * group)
+            dv[row, :, keys] += torch.bmm(p.mT, dy[row, :, grouped])
+            dp = torch.bmm(dy[row, :, grouped], v[row, :, keys].mT)
             dscore = torch._softmax_backward_data(dp, p, -1, p.dtype)
-            torch.bmm(dscore, k[:, keys], out=dq[:, rows])
-            dk[:, keys] += torch.bmm(dscore.mT, q[:, rows])
+            torch.bmm(dscore, k[row, :, keys], out=dq[row, :, grouped])
+            dk[row, :, keys] += torch.bmm(dscore.mT, q[row, :, grouped])
         dq *= q.shape[-1] ** -0.5
-        return from_head(dq, ctx.batch, ctx.group), from_head(dk, ctx.batch, 1), from_head(dv, ctx.batch, 1), None
+        return from_head(dq, group), from_head(dk, 1), from_head(dv, 1), None
 
 
 def by_head(x_BTNH: Tensor, group: int) -> Tensor:
-    """(B, T, K G, H) -> (B K, T G, H), contiguous."""
-    batch, length, heads, size = x_BTNH.shape
-    x_BKTGH = x_BTNH.unflatten(2, (heads // group, group)).transpose(1, 2)
-    return x_BKTGH.reshape(batch * heads // group, length * group, size)
+    """(B, T, K G, H) -> (B, K, T G, H), contiguous."""
+    return x_BTNH.unflatten(2, (-1, group)).transpose(1, 2).flatten(2, 3).contiguous()
 
 
-def from_head(x: Tensor, batch: int, group: int) -> Tensor:
-    """(B K, T G, H) -> (B, T, K G, H)."""
-    x_BKTGH = x.view(batch, x.shape[0] // batch, x.shape[1] // group, group, x.shape[2])
-    return x_BKTGH.transpose(1, 2).flatten(2, 3)
+def from_head(x: Tensor, group: int) -> Tensor:
+    """(B, K, T G, H) -> (B, T, K G, H)."""
+    return x.unflatten(2, (-1, group)).transpose(1, 2).flatten(2, 3)
 
 
 # --- loss --------------------------------------------------------------------------------------------------------
@@ -287,13 +287,13 @@ def from_head(x: Tensor, batch: int, group: int) -> Tensor:
 def linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
     """Sum over rows of -log softmax(hidden weight)[target], in nats, float32.
 
-    Logits exist for CHUNK_BYTES at a time only; the gradient is made in the same pass (the idea of Liger Kernel's and
-    Apple's fused losses: with p the probabilities, dlogits = p - onehot(target)).
+    Logits exist for CHUNK_ROWS rows at a time only, and the gradient is made in the same pass: with p the
+    probabilities, dlogits = p - onehot(target) (the idea of Liger Kernel, Hsu et al. 2024).
     """
     if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
         return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X)
     total = torch.zeros((), device=hidden_XD.device)
-    for rows in chunks(hidden_XD, weight_VD):
+    for rows in chunks(len(hidden_XD)):
         total += plain_linear_cross_entropy(hidden_XD[rows], weight_VD, targets_X[rows])
     return total
 
@@ -303,11 +303,10 @@ def plain_linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: 
     return F.cross_entropy(F.linear(hidden_XD, weight_VD).float(), targets_X, reduction="sum")
 
 
-def chunks(hidden_XD: Tensor, weight_VD: Tensor) -> Iterator[slice]:
-    """Rows whose logits take about CHUNK_BYTES."""
-    step = max(64, CHUNK_BYTES // (weight_VD.shape[0] * weight_VD.element_size()))
-    for first in range(0, hidden_XD.shape[0], step):
-        yield slice(first, first + step)
+def chunks(rows: int) -> Iterator[slice]:
+    """Slices of CHUNK_ROWS rows; the last may be shorter."""
+    for first in range(0, rows, CHUNK_ROWS):
+        yield slice(first, min(first + CHUNK_ROWS, rows))
 
 
 class LinearCrossEntropy(Function):
@@ -318,7 +317,7 @@ class LinearCrossEntropy(Function):
         total = torch.zeros((), device=hidden_XD.device)
         dhidden_XD = torch.empty_like(hidden_XD)
         dweight_VD = torch.zeros(weight_VD.shape, device=weight_VD.device)
-        for rows in chunks(hidden_XD, weight_VD):
+        for rows in chunks(len(hidden_XD)):
             p_XV = torch.softmax(F.linear(hidden_XD[rows], weight_VD), dim=-1)
             p_X1 = p_XV.gather(1, targets_X[rows, None])
             # Below e^-69 the loss is reported as 69 nats: a logarithm of zero would end the run for one bad token.

@@ -17,7 +17,13 @@ def qwen3(width: int, layers: int, heads: int, kv_heads: int, hidden: int, **mor
 
 
 def llama(
-    width: int, layers: int, heads: int, hidden: int, vocabulary: int = 32_000, max_positions: int = 2_048, **more: object
+    width: int,
+    layers: int,
+    heads: int,
+    hidden: int,
+    vocabulary: int = 32_000,
+    max_positions: int = 2_048,
+    **more: object,
 ) -> TransformerConfig:
     """A LLaMA shape (Touvron et al. 2023, table 2)."""
     numbers = {"width": width, "layers": layers, "heads": heads, "hidden": hidden, "max_positions": max_positions}

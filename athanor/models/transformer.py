@@ -7,7 +7,7 @@ H width of a head, F hidden width of the feed-forward layer, V vocabulary, R rot
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,9 @@ class TransformerConfig:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: must be at least 1, or None for not set")
+        for name, hint in get_type_hints(type(self)).items():
+            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(hint))}")
         if self.head_width is None and self.width % self.heads:
             raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}: set head_width")
         if self.heads % self.key_heads:

@@ -10,7 +10,8 @@ from athanor.base.files import hash_bytes, hash_json
 
 PACKAGE = Path(__file__).parent.parent
 WITHOUT_EFFECT = {  # shown to people or run around a step; none of them can change a result
-    "athanor.base.progress", "athanor.base.tables", "athanor.base.stopping", "athanor.base.words", "athanor.base.errors",
+    "athanor.base.progress", "athanor.base.tables", "athanor.base.stopping", "athanor.base.words",
+    "athanor.base.errors",
 }  # fmt: skip
 
 

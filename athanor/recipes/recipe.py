@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LONGEST_FILE:
         raise AthanorError(f"{path} is {path.stat().st_size:,} bytes long: not a recipe", allowed="1 MB")
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 - a SafeLoader
+        rows = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise AthanorError(f"{path} is not valid YAML: {problem}") from None
     if not isinstance(rows, dict):
@@ -154,7 +154,7 @@ def _check(name: str, rows: Mapping[str, Any]) -> Recipe:
 
     steps = rows.get("steps")
     if not isinstance(steps, dict) or not steps:
-        raise AthanorError(f"recipe {name} has no steps", allowed="steps: {name: {do: ..., from: ...}}")
+        raise AthanorError(f"recipe {name} has no steps", allowed="steps: a name, then do: and from:")
     made: list[RecipeStep] = []
     for step, row in steps.items():
         row = dict(row or {})

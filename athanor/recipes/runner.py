@@ -6,8 +6,9 @@ leaves a workplace behind, never half an artifact, and the next run goes on from
 
 import contextlib
 import fcntl
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,17 @@ def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> Plan
     return PlannedStep(row.name, row.do, step, settings, parents, name, code, chosen)
 
 
-def run_recipe(recipe: Recipe, plan: Sequence[PlannedStep], store: Store, progress: Progress) -> dict[str, Artifact]:
+def run_recipe(
+    recipe: Recipe,
+    plan: Sequence[PlannedStep],
+    store: Store,
+    progress: Progress,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Artifact]:
     """Make every artifact of the plan that the store does not have, in order.
+
+    Args:
+        expected: what each step was estimated to take, kept in its record beside what it took.
 
     Returns:
         step name to artifact.
@@ -93,7 +103,7 @@ def run_recipe(recipe: Recipe, plan: Sequence[PlannedStep], store: Store, progre
                 made[planned.name] = store.get(planned.artifact)
                 continue
             progress.note(place)
-            made[planned.name] = make_artifact(planned, store, progress)
+            made[planned.name] = make_artifact(planned, store, progress, dict((expected or {}).get(planned.name, {})))
     finally:
         progress.close()
         if made:
@@ -101,7 +111,9 @@ def run_recipe(recipe: Recipe, plan: Sequence[PlannedStep], store: Store, progre
     return made
 
 
-def make_artifact(planned: PlannedStep, store: Store, progress: Progress) -> Artifact:
+def make_artifact(
+    planned: PlannedStep, store: Store, progress: Progress, expected: dict[str, Any] | None = None
+) -> Artifact:
     """Run one step and commit its artifact."""
     with _locked(store, planned.artifact):
         folder = store.workplace(planned.artifact)
@@ -113,9 +125,9 @@ def make_artifact(planned: PlannedStep, store: Store, progress: Progress) -> Art
         except OSError as problem:
             raise explain_disk_error(problem, folder) from problem
         seconds = time.monotonic() - clock
-        empty_folder(folder / RESUME) if (folder / RESUME).is_dir() else None
-        (folder / RESUME).rmdir() if (folder / RESUME).is_dir() else None
-        artifact = store.commit(planned.artifact, _record(planned, measurements, seconds))
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
+        record = {**_record(planned, measurements, seconds), "expected": expected or {}}
+        artifact = store.commit(planned.artifact, record)
     where = store.artifacts / artifact.id
     total = sum(row["bytes"] for row in artifact.record["files"].values())
     progress.note(f"  → {_short(where)} · {size(total)} · {duration(seconds)}")

@@ -22,7 +22,7 @@ from athanor.serving.body import check, read_object
 from athanor.serving.errors import ApiError, bad_request, shown
 from athanor.serving.generation import Job, Room, engine_stopped, sampling_of
 from athanor.serving.guard import Guard
-from athanor.serving.history import Prompt, fit, render
+from athanor.serving.history import Prompt, fit, refuse_giants, render
 from athanor.serving.page import not_found, page_routes
 from athanor.serving.sending import StreamedAnswer, Task, WholeAnswer
 from athanor.serving.settings import ServingSettings, check_exposure
@@ -78,6 +78,7 @@ class Server:
         self.engine, self.template, self.model_name = engine, template, model_name
         self.settings, self.why = settings, why
         self.created = int(time.time())
+        self.longest_token = max(len(token) for token in template.tokenizer.token_bytes())
         self.room = Room(settings.queue)
 
     async def models(self) -> Response:
@@ -93,7 +94,7 @@ class Server:
         """GET /health: 200 while the engine's thread lives."""
         if not self.engine.alive:
             raise engine_stopped()
-        return JSONResponse({"status": "ok", "model": self.model_name, "answers": self.room.taken})
+        return JSONResponse({"status": "ok", "model": self.model_name, "answers": self.room.taken, **self.engine.load})
 
     async def page(self) -> Response:
         """GET /page.json: what the chat page must know before it can ask."""
@@ -116,9 +117,15 @@ class Server:
         """POST /v1/chat/completions."""
         asked = check(schema.ChatRequest, schema.refuse_unsupported(await read_object(request)))
         self._check_model(asked.model)
-        drop_oldest = self.settings.history == "drop-oldest"
-        arguments = (self.template, asked.messages, asked.longest, self.engine.context, drop_oldest)
-        prompt = await run_in_threadpool(render, *arguments)
+        prompt = await run_in_threadpool(
+            render,
+            self.template,
+            asked.messages,
+            asked.longest,
+            context=self.engine.context,
+            longest_token=self.longest_token,
+            drop_oldest=self.settings.history == "drop-oldest",
+        )
         headers = {"x-athanor-dropped-turns": str(prompt.dropped)} if prompt.dropped else {}
         return self._answer(asked, [prompt], chat=True, before=[""], headers=headers)
 
@@ -132,6 +139,8 @@ class Server:
 
     def _document_prompts(self, asked: schema.CompletionRequest) -> list[Prompt]:
         tokenizer = self.template.tokenizer
+        for text in asked.prompt:
+            refuse_giants([text], self.longest_token, self.engine.context, "prompt")
         rows = tokenizer.encode_batch(list(asked.prompt))
         start = tokenizer.special[DOCUMENT]  # as every document of pretraining begins
         return [fit([start, *row], asked.longest, self.engine.context, "prompt") for row in rows]

@@ -105,7 +105,7 @@ def _check_characters(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise bad_request("A text holds half of a surrogate pair, which is no character.", code="invalid_json") from None
+        raise bad_request("A text holds half of a surrogate pair: no character.", code="invalid_json") from None
 
 
 def _refuse_constant(name: str) -> None:

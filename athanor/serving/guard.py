@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 
 from athanor.serving.errors import ApiError, bad_request, shown
-from athanor.serving.settings import BODY_BYTES, LOOPBACK_NAMES, ServingSettings, is_loopback
+from athanor.serving.settings import BODY_BYTES, HEADERS, LOOPBACK_NAMES, ServingSettings, is_loopback
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -89,6 +89,8 @@ def our_defect() -> ApiError:
 def check_request(scope: Message, settings: ServingSettings) -> None:
     """Raise `ApiError` unless this request may pass: host, origin, method, kind and size of body, key."""
     headers = Headers(scope=scope)
+    if len(headers) > HEADERS:
+        raise ApiError(431, f"A request may have {HEADERS} headers.", code="too_many_headers")
     _check_host(headers, settings)
     _check_origin(scope["method"], headers)
     if scope["method"] not in METHODS:

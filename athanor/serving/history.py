@@ -1,7 +1,7 @@
 """From a chat request to token ids that fit the context: which turns the model reads."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from athanor.base.errors import AthanorError
@@ -23,7 +23,7 @@ class Prompt:
     dropped: int = 0
 
 
-def too_long(tokens: int, longest: int | None, context: int, param: str) -> ApiError:
+def too_long(tokens: str, longest: int | None, context: int, param: str) -> ApiError:
     """The error for a prompt, or a prompt and its answer, that the model cannot read."""
     wanted = f" and max_tokens asks for {longest}" if longest is not None else ""
     message = f"The context is {context} tokens long: the prompt has {tokens}{wanted}. Send less, or ask for less."
@@ -38,12 +38,29 @@ def fit(ids: list[int], longest: int | None, context: int, param: str, dropped: 
     """
     room = context - len(ids)
     if room < (longest or 1):
-        raise too_long(len(ids), longest, context, param)
+        raise too_long(str(len(ids)), longest, context, param)
     return Prompt(ids, longest or room, dropped)
 
 
+def refuse_giants(texts: Iterable[str], longest_token: int, context: int, param: str) -> None:
+    """Refuse, before any work, texts too long at even `longest_token` bytes per token.
+
+    Raises:
+        ApiError: 400, `context_length_exceeded`.
+    """
+    least = sum(-(-len(text.encode("utf-8")) // longest_token) for text in texts)
+    if least > context:
+        raise too_long(f"at least {least}", None, context, param)
+
+
 def render(
-    template: ChatTemplate, messages: Sequence[Message], longest: int | None, context: int, drop_oldest: bool
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    longest: int | None,
+    *,
+    context: int,
+    longest_token: int,
+    drop_oldest: bool,
 ) -> Prompt:
     """The conversation through the one chat template, its oldest turns left out if that is the policy.
 
@@ -53,10 +70,12 @@ def render(
         ApiError: it does not fit the context, or the template refuses it (400).
     """
     turns = [Turn(ROLE_OF[message.role], message.content) for message in messages]
+    starts = _possible_starts(turns)
+    must_stay = _from(turns, starts[-1]) if drop_oldest else turns
+    refuse_giants((turn.content for turn in must_stay), longest_token, context, "messages")
     if not drop_oldest:
         return fit(_ids(template, turns), longest, context, "messages")
     room = context - (longest if longest is not None else context // ANSWER_SHARE)
-    starts = _possible_starts(turns)
     fitting = bisect.bisect_left(starts, True, key=lambda start: len(_ids(template, _from(turns, start))) <= room)
     kept = _from(turns, starts[min(fitting, len(starts) - 1)])
     return fit(_ids(template, kept), longest, context, "messages", len(turns) - len(kept))

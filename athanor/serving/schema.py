@@ -140,9 +140,7 @@ class StreamOptions(Strict):
 class Message(Strict):
     """One turn of a conversation; the fields a client copies from an earlier answer must be empty."""
 
-    role: Annotated[
-        Literal["system", "developer", "user", "assistant"], pydantic.BeforeValidator(known_role)
-    ]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], pydantic.BeforeValidator(known_role)]
     content: Content
     refusal: None = None
     annotations: None = None
@@ -218,12 +216,12 @@ class CompletionRequest(Generation):
     """POST /v1/completions: continue texts as the documents of pretraining continue."""
 
     prompt: Prompt
-    max_tokens: Length | None = 16
+    max_tokens: Length = 16
     echo: StrictBool = False
 
     @property
-    def longest(self) -> int | None:
-        """Most tokens to generate; null means as many as fit."""
+    def longest(self) -> int:
+        """Most tokens to generate."""
         return self.max_tokens
 
 

@@ -10,6 +10,7 @@ from athanor.base.settings import Settings
 
 BODY_BYTES = 1_000_000  # of one request; enforced while it arrives
 BODY_SECONDS = 30.0  # from its first byte to its last; slower clients are cut off
+HEADERS = 100  # of one request
 JSON_DEPTH = 32  # brackets inside brackets
 MESSAGES = 512  # turns in one conversation
 CHOICES = 16  # answers to one request

@@ -5,7 +5,6 @@ A turn is `<|role|>` content `<|end|>`, nothing between turns. Text that spells 
 ids are the same everywhere.
 """
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -60,7 +59,6 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        self._content = functools.lru_cache(maxsize=4096)(self._encode_content)
 
     @property
     def end_id(self) -> int:
@@ -69,24 +67,27 @@ class ChatTemplate:
 
     def render(self, conversation: Conversation, generation_prompt: bool = False) -> Rendered:
         """Token ids and loss mask of a conversation; `generation_prompt` opens the assistant's next turn."""
+        return self.render_all([conversation], generation_prompt)[0]
+
+    def render_all(self, conversations: Iterable[Conversation], generation_prompt: bool = False) -> list[Rendered]:
+        """Every conversation in order, all contents tokenised in one parallel call."""
+        every = list(conversations)
+        contents = self.tokenizer.encode_batch([defuse(turn.content) for one in every for turn in one.turns])
+        rows = iter(contents)
+        return [self._assemble(one, [next(rows) for _ in one.turns], generation_prompt) for one in every]
+
+    def _assemble(self, conversation: Conversation, contents: list[list[int]], generation_prompt: bool) -> Rendered:
+        special = self.tokenizer.special
         ids: list[int] = []
         mask: list[bool] = []
         roles: list[str] = []
-        for turn in conversation.turns:
-            content = [*self._content(turn.content), self.end_id]
+        for turn, content in zip(conversation.turns, contents, strict=True):
             learnt = turn.role == "assistant"
-            ids += [self.tokenizer.special[f"<|{turn.role}|>"], *content]
-            mask += [False, *([learnt] * len(content))]
-            roles += [turn.role] * (1 + len(content))
+            ids += [special[f"<|{turn.role}|>"], *content, self.end_id]
+            mask += [False, *([learnt] * (len(content) + 1))]
+            roles += [turn.role] * (2 + len(content))
         if generation_prompt:
-            ids.append(self.tokenizer.special["<|assistant|>"])
+            ids.append(special["<|assistant|>"])
             mask.append(False)
             roles.append("assistant")
         return Rendered(ids, mask, roles)
-
-    def render_all(self, conversations: Iterable[Conversation]) -> list[Rendered]:
-        """Every conversation in order."""
-        return [self.render(conversation) for conversation in conversations]
-
-    def _encode_content(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(defuse(text)))

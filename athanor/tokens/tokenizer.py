@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE, trained and run by the `tokenizers` library, saved as Hugging Face's tokenizer files."""
+"""The tokenizer: byte-level BPE by the `tokenizers` library, saved as Hugging Face's tokenizer files."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,9 +16,7 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 # How text is cut before merging, after GPT-4's pattern ("cl100k_base"), with digits one by one so that arithmetic is
 # learnable, runs of spaces kept whole for code, and Chinese characters cut into runs by the letter class.
-PIECES = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 
 
 class Tokenizer:
@@ -31,8 +29,9 @@ class Tokenizer:
     def __init__(self, core: tokenizers.Tokenizer):
         self.core = core
         self.core.encode_special_tokens = True  # text never turns into a special token
-        self.special = {token: core.token_to_id(token) for token in SPECIAL_TOKENS}
-        missing = [token for token, index in self.special.items() if index is None]
+        ids = {token: core.token_to_id(token) for token in SPECIAL_TOKENS}
+        self.special: dict[str, int] = {token: index for token, index in ids.items() if index is not None}
+        missing = [token for token in SPECIAL_TOKENS if token not in self.special]
         if missing:
             raise AthanorError(f"the tokenizer has no token {', '.join(missing)}", allowed=", ".join(SPECIAL_TOKENS))
 

@@ -1,4 +1,4 @@
-"""The one training loop, for every objective: batches in order, loss, gradient, update, save, go on where it stopped."""
+"""The one training loop, for every objective: batch, loss, gradient, update, save, and go on where it stopped."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
@@ -119,5 +118,3 @@ def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
 def _recent(rows: list[dict[str, float]], count: int = 20) -> float:
     last = rows[-count:]
     return sum(row["loss"] for row in last) / max(1, len(last))
-
-

@@ -33,7 +33,7 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tens
 
 
 def next_token_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """-log p(token | all tokens of the same document before it), summed over targets that are not -100, and their number.
+    """-log p(token | tokens of the same document before it), summed over targets that are not -100; and their number.
 
     GPT-1 (Radford et al. 2018), equation 1; fine-tuning uses the same loss with other targets.
     """
@@ -54,4 +54,9 @@ def summary(rows: list[dict[str, Any]], objective: Objective, seconds: float) ->
     """Final loss (mean of the last 20 steps, nats), tokens, and the rate over this process's part of the run."""
     last = [row["loss"] for row in rows[-20:]]
     tokens = len(rows) * objective.tokens
-    return {"loss": round(sum(last) / len(last), 5), "steps": len(rows), "tokens": tokens, "train_seconds": round(seconds, 2)}
+    return {
+        "loss": round(sum(last) / len(last), 5),
+        "steps": len(rows),
+        "tokens": tokens,
+        "train_seconds": round(seconds, 2),
+    }

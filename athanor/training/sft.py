@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the loss counts only what the assistant says (InstructGPT, Ouyang et al. 2022, section 3.5)."""
+"""Supervised fine-tuning: the loss counts only what the assistant says (Ouyang et al. 2022, section 3.5)."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,6 @@ from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import LoopSettings, Objective, train, write_metrics
 from athanor.training.setup import DTYPES, DtypeName, next_token_loss, prepare, save_model, summary, to_tensors
-
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
@@ -71,13 +70,11 @@ def packed_conversations(
     conversations: Artifact, template: ChatTemplate, context: int, too_long: TooLong
 ) -> PackedConversations:
     """Render every training conversation and pack whole ones into rows of `context` tokens."""
-    rendered = []
-    for number, row in enumerate(read_records(conversations.file(TRAIN))):
-        one = template.render(Conversation.from_row(row, f"{TRAIN} row {number + 1}"))
-        rendered.append((one.ids, one.mask))
+    rows = enumerate(read_records(conversations.file(TRAIN)), 1)
+    rendered = template.render_all(Conversation.from_row(row, f"{TRAIN} row {number}") for number, row in rows)
     if not rendered:
         raise AthanorError(f"{conversations.id} holds no conversations", fix="make or import some first")
-    return pack_conversations(rendered, context, too_long)
+    return pack_conversations([(one.ids, one.mask) for one in rendered], context, too_long)
 
 
 def row_of_conversation(packed: PackedConversations) -> np.ndarray:

@@ -13,9 +13,11 @@ HELP = say("/new starts over · /system TEXT sets the system turn · /quit leave
            "/new 重新开始 · /system 文本 设置系统提示 · /quit 退出（或 Ctrl-D）")  # fmt: skip
 
 
-@click.command(epilog='\b\nExample:  athanor chat\n          athanor chat -p "Who are you?"\n          echo "17 + 25 = ?" | athanor chat')
+@click.command(epilog='\b\nExample:  athanor chat\n          athanor chat -p "Who are you?"')
 @click.argument("model", required=False)
-@click.option("-p", "--prompt", multiple=True, help=say("ask this and leave (may be given again)", "提问后退出（可多次）"))
+@click.option(
+    "-p", "--prompt", multiple=True, help=say("ask this and leave (may be given again)", "提问后退出（可多次）")
+)
 @click.option("--system", default="", help=say("system turn", "系统提示"))
 @click.option("--temperature", default=0.0, show_default=True)
 @click.option("--top-p", default=1.0, show_default=True)
@@ -23,7 +25,9 @@ HELP = say("/new starts over · /system TEXT sets the system turn · /quit leave
 @click.option("--seed", type=int)
 @store_option
 @json_option
-def command(model: str | None, prompt: tuple[str, ...], system: str, store: str | None, as_json: bool, **how: Any) -> None:
+def command(
+    model: str | None, prompt: tuple[str, ...], system: str, store: str | None, as_json: bool, **how: Any
+) -> None:
     """Talk to MODEL: an artifact's name, a checkpoint's folder, or (not given) the newest model of the store."""
     from athanor.inference.runtime import open_model
     from athanor.inference.sampling import Sampling
@@ -106,4 +110,8 @@ class Talk:
             if room > 16 or len(self.turns) <= oldest + 1:
                 return ids
             del self.turns[oldest : oldest + 2]
-            click.secho(say("(the oldest question was dropped: the context is full)", "（上下文已满，丢弃最早的一问一答）"), dim=True, err=True)
+            click.secho(
+                say("(the oldest question was dropped: the context is full)", "（上下文已满，丢弃最早的一问一答）"),
+                dim=True,
+                err=True,
+            )

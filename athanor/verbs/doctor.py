@@ -20,7 +20,7 @@ BREAKS_IMPORTS = ("torchvision", "torchaudio", "torchcodec")
 @click.command(epilog="\b\nExample:  athanor doctor\n          athanor doctor --json")
 @json_option
 def command(as_json: bool) -> None:
-    """Look at processor, memory, disk, GPU, torch and its neighbours, and measure the speed that training depends on."""
+    """Look at processor, memory, disk, GPU and torch, and measure the speed that training depends on."""
     rows = [*_machine(), *_torch(), *_neighbours()]
     if as_json:
         print_json([{"state": state, "what": what, "detail": detail} for state, what, detail in rows])
@@ -37,7 +37,11 @@ def _machine() -> Iterator[tuple[str, str, str]]:
     from athanor.base.tables import size
 
     here = machine()
-    yield OK, say("machine", "机器"), f"{here['system']} {here['processor']}, {here['cores']} cores, Python {here['python']}"
+    yield (
+        OK,
+        say("machine", "机器"),
+        f"{here['system']} {here['processor']}, {here['cores']} cores, Python {here['python']}",
+    )
     memory = psutil.virtual_memory()
     enough = memory.available >= SMALLEST_MEMORY
     yield (OK if enough else BAD), say("memory", "内存"), f"{size(memory.available)} of {size(memory.total)} free" + (
@@ -76,15 +80,27 @@ def _torch() -> Iterator[tuple[str, str, str]]:
 def _neighbours() -> Iterator[tuple[str, str, str]]:
     for name in BREAKS_IMPORTS:
         if importlib.util.find_spec(name) is not None and _is_cpu_torch():
-            yield BAD, name, say(
-                f"installed beside CPU torch, where it breaks `import transformers`: pip uninstall {name}",
-                f"与 CPU 版 torch 不兼容，会使 transformers 无法导入：pip uninstall {name}",
+            yield (
+                BAD,
+                name,
+                say(
+                    f"installed beside CPU torch, where it breaks `import transformers`: pip uninstall {name}",
+                    f"与 CPU 版 torch 不兼容，会使 transformers 无法导入：pip uninstall {name}",
+                ),
             )
     for name in ("tokenizers", "safetensors", "fastapi", "uvicorn", "selectolax", "pypdfium2", "pydivsufsort"):
         if importlib.util.find_spec(name) is None:
-            yield BAD, name, say("missing: pip install -e . in the project's folder", "缺失：在项目目录运行 pip install -e .")
+            yield (
+                BAD,
+                name,
+                say("missing: pip install -e . in the project's folder", "缺失：在项目目录运行 pip install -e ."),
+            )
     language = os.environ.get("ATHANOR_LANGUAGE") or os.environ.get("LC_ALL") or os.environ.get("LANG") or "unset"
-    yield OK, say("language", "语言"), language + say(" (ATHANOR_LANGUAGE=zh for Chinese)", "（ATHANOR_LANGUAGE=en 切换英文）")
+    yield (
+        OK,
+        say("language", "语言"),
+        language + say(" (ATHANOR_LANGUAGE=zh for Chinese)", "（ATHANOR_LANGUAGE=en 切换英文）"),
+    )
 
 
 def _is_cpu_torch() -> bool:

@@ -13,7 +13,7 @@ from athanor.verbs.options import json_option, print_json, store_option
 @store_option
 @json_option
 def command(name: str | None, store: str | None, as_json: bool) -> None:
-    """Draw the ancestry of the artifact NAME (a unique beginning is enough); without NAME, list what the store holds."""
+    """Draw the ancestry of the artifact NAME (a unique beginning will do); without NAME, list what there is."""
     from athanor.store.artifact import find_store
     from athanor.store.lineage import ancestry, draw, summary
 
@@ -28,7 +28,12 @@ def command(name: str | None, store: str | None, as_json: bool) -> None:
         header = ["artifact", say("step", "步骤"), say("size", "大小"), say("took", "用时"), say("result", "结果")]
         cells = [[row["artifact"], row["step"], row["size"], row["took"], row["result"]] for row in rows]
         click.echo(text_table(header, cells))
-        click.echo(say("\nathanor lineage NAME draws one of them back to the raw documents", "\nathanor lineage 名称：一直画到原始文档"))
+        click.echo(
+            say(
+                "\nathanor lineage NAME draws one of them back to the raw documents",
+                "\nathanor lineage 名称：一直画到原始文档",
+            )
+        )
         return
     artifact = place.get(name)
     tree: dict[str, Any] = ancestry(place, artifact)

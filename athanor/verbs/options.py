@@ -18,7 +18,10 @@ CHAT_ORDER = ("quantize", "finetune", "pretrain")  # which step's model to take 
 
 def store_option(function: Function) -> Function:
     """--store FOLDER."""
-    text = say("store folder (default: $ATHANOR_STORE, else the nearest .athanor)", "仓库目录（默认：$ATHANOR_STORE 或最近的 .athanor）")
+    text = say(
+        "store folder (default: $ATHANOR_STORE, else the nearest .athanor)",
+        "仓库目录（默认：$ATHANOR_STORE 或最近的 .athanor）",
+    )
     return click.option("--store", metavar="FOLDER", help=text)(function)
 
 

@@ -1,6 +1,7 @@
 """athanor run: make everything a recipe names."""
 
 import sys
+from typing import Any
 
 import click
 
@@ -8,7 +9,9 @@ from athanor.base.words import say
 from athanor.verbs.options import json_option, print_json, store_option
 
 
-@click.command(epilog="\b\nExample:  athanor run quickstart\n          athanor run quickstart data.path=~/notes scale=nano")
+@click.command(
+    epilog="\b\nExample:  athanor run quickstart\n          athanor run quickstart data.path=~/notes scale=nano"
+)
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[STEP.KEY=VALUE]...")
 @click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
@@ -41,7 +44,8 @@ def command(
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
     place = find_store(store, create_at=Path.cwd())
-    made = run_recipe(loaded, plan, place, make_progress(stop))
+    progress = make_progress(stop)
+    made = run_recipe(loaded, plan, place, progress, _expect(plan, place, progress))
     if as_json:
         print_json({name: artifact.record for name, artifact in made.items()})
         return
@@ -49,3 +53,19 @@ def command(
         from athanor.recipes.finish import show_end
 
         show_end(made, place, sys.stdout)
+
+
+def _expect(plan: list[Any], store: Any, progress: Any) -> dict[str, dict[str, Any]]:
+    """Estimate what is still to be made, say it in one line, and return it by step."""
+    from dataclasses import asdict
+
+    from athanor.base.tables import duration, quantity, size
+    from athanor.recipes.estimate import forecast
+
+    if all(store.has(planned.artifact) for planned in plan):
+        return {}
+    cost = forecast(plan)
+    left = sum(cost.steps[planned.name].seconds for planned in plan if not store.has(planned.artifact))
+    trained = f"{quantity(cost.parameters)} parameters, {cost.flops:.3g} training FLOPs, " if cost.flops else ""
+    progress.note(f"{say('plan', '计划')}: {trained}{size(cost.memory)} memory, about {duration(left)} on this machine")
+    return {name: asdict(one) for name, one in cost.steps.items()}

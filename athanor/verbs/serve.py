@@ -17,10 +17,14 @@ KEY = "ATHANOR_API_KEY"
 )
 @click.argument("model", required=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help=say("address to listen on", "监听地址"))
-@click.option("--port", default=8000, show_default=True, help=say("port; 0 takes a free one", "端口；0 表示任选空闲端口"))
+@click.option(
+    "--port", default=8000, show_default=True, help=say("port; 0 takes a free one", "端口；0 表示任选空闲端口")
+)
 @click.option("--history", type=click.Choice(["refuse", "drop-oldest"]), default="refuse", show_default=True,
               help=say("what to do with a conversation longer than the context", "对话超出上下文时的做法"))  # fmt: skip
-@click.option("--queue", default=64, show_default=True, help=say("requests at once; more get 429", "同时请求数上限，超出返回 429"))
+@click.option(
+    "--queue", default=64, show_default=True, help=say("requests at once; more get 429", "同时请求数上限，超出返回 429")
+)
 @store_option
 def command(model: str | None, host: str, port: int, history: str, queue: int, store: str | None) -> None:
     """Serve MODEL (an artifact's name, a checkpoint's folder, or the newest model of the store).
@@ -63,6 +67,11 @@ def _why(store: str | None):  # type: ignore[no-untyped-def]
     try:
         index = latest(find_store(store), "index")
     except AthanorError:
-        click.echo(say("no document index in the store: the page has no `why` button", "仓库中没有文档索引：页面不提供“为什么”"), err=True)
+        click.echo(
+            say(
+                "no document index in the store: the page has no `why` button", "仓库中没有文档索引：页面不提供“为什么”"
+            ),
+            err=True,
+        )
         return None
     return Explainer(index).spans

@@ -16,7 +16,9 @@ def command(names: tuple[str, ...], store: str | None, as_json: bool) -> None:
     from athanor.store.artifact import Artifact, find_store
 
     place = find_store(store)
-    folders = [place.get(name).path for name in names] or sorted(path.parent for path in place.artifacts.glob("*/artifact.json"))
+    folders = [place.get(name).path for name in names] or sorted(
+        path.parent for path in place.artifacts.glob("*/artifact.json")
+    )
     problems = {}
     for folder in folders:
         try:

@@ -1,6 +1,7 @@
 """athanor why: the training documents that contain a text."""
 
 import sys
+from typing import Any
 
 import click
 
@@ -9,9 +10,11 @@ from athanor.base.words import say
 from athanor.verbs.options import json_option, latest, print_json, store_option
 
 
-@click.command(epilog='\b\nExample:  athanor why "Return a list of the words in the string"\n          athanor chat | athanor why -')
+@click.command(epilog='\b\nExample:  athanor why "Return a list of the words in the string"')
 @click.argument("text")
-@click.option("--index", "name", metavar="ARTIFACT", help=say("which index (default: the newest)", "使用哪个索引（默认最新）"))
+@click.option(
+    "--index", "name", metavar="ARTIFACT", help=say("which index (default: the newest)", "使用哪个索引（默认最新）")
+)
 @click.option("--minimum", default=16, show_default=True, help=say("shortest span in bytes", "最短片段（字节）"))
 @click.option("--limit", default=5, show_default=True, help=say("how many spans", "片段数量"))
 @store_option
@@ -41,17 +44,24 @@ def command(text: str, name: str | None, minimum: int, limit: int, store: str | 
         _show(span)
 
 
-def _show(span: dict) -> None:  # type: ignore[type-arg]
+def _show(span: dict[str, Any]) -> None:
     times = say(f"{span['count']} time(s)", f"{span['count']} 次")
     click.echo(click.style(f"“{span['text'].strip()}”", bold=True) + f"  · {times}")
     for match in span["matches"]:
-        steps = match["steps"]
-        seen = say("not seen in training (the run was shorter than the corpus)", "训练未覆盖到") if not steps else say(
-            "seen at step ", "训练步 ") + ", ".join(str(step) for step in steps[:5]) + (" …" if len(steps) > 5 else "")  # fmt: skip
-        click.echo(f"   {match['document']}:{match['line']} · {seen}")
+        click.echo(f"   {match['document']}:{match['line']} · {_when(match)}")
         click.echo(click.style(f"      …{_line(match['before'][-60:])}", dim=True)
                    + click.style(_line(span["text"]), underline=True)
                    + click.style(f"{_line(match['after'][:60])}…", dim=True))  # fmt: skip
+
+
+def _when(match: dict[str, Any]) -> str:
+    """At which optimiser steps the model read these very tokens."""
+    steps = match["steps"]
+    if not steps:
+        return say("not reached: training ended before it", "未读到：训练先结束了")
+    stage = {"pretrained": say("pretraining", "预训练"), "finetuned": say("fine-tuning", "微调")}[match["stage"]]
+    shown = ", ".join(str(step) for step in steps[:5]) + (" …" if len(steps) > 5 else "")
+    return say(f"read at {stage} step {shown}", f"{stage}第 {shown} 步读到")
 
 
 def _line(text: str) -> str:

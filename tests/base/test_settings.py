@@ -34,7 +34,13 @@ def test_a_missing_value_is_named() -> None:
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert [quantity(n) for n in (950, 12_345, 4.56e6, 3.15e23, 0.25)] == ["950", "12.3 k", "4.56 M", "3.15e+23", "0.25"]
+    assert [quantity(n) for n in (950, 12_345, 4.56e6, 3.15e23, 0.25)] == [
+        "950",
+        "12.3 k",
+        "4.56 M",
+        "3.15e+23",
+        "0.25",
+    ]
     assert [size(n) for n in (12, 4.2e9)] == ["12 B", "4.2 GB"]
     assert [duration(s) for s in (0.43, 9, 65, 7265)] == ["0.4 s", "9 s", "1:05", "2:01:05"]
 

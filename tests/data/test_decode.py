@@ -4,8 +4,12 @@ import pytest
 
 from athanor.data.decode import Unreadable, decode_stream, find_encoding
 
-ENGLISH = "The café was naïve about its résumé. It rained — and rained — until the streets of the old town shone.\n" * 20
-CHINESE = "北京的春天来得很快，街上的人们都在谈论今年的天气。我们去公园看花，孩子们在草地上跑来跑去，大家都很高兴。\n" * 20
+ENGLISH = (
+    "The café was naïve about its résumé. It rained — and rained — until the streets of the old town shone.\n" * 20
+)
+CHINESE = (
+    "北京的春天来得很快，街上的人们都在谈论今年的天气。我们去公园看花，孩子们在草地上跑来跑去，大家都很高兴。\n" * 20
+)
 JAPANESE = "今日はとても良い天気ですから、公園まで散歩に行きましょう。子どもたちが楽しそうに遊んでいます。\n" * 20
 KOREAN = "오늘은 날씨가 매우 좋아서 공원으로 산책을 나갔습니다. 아이들이 즐겁게 뛰어놀고 있었습니다.\n" * 20
 RUSSIAN = "Сегодня прекрасная погода, и мы решили пойти в парк, чтобы посмотреть на цветы и послушать птиц.\n" * 20
@@ -68,7 +72,9 @@ def test_truncated_utf16_is_broken():
         find_encoding(opener(CHINESE.encode("utf-16")[:-1]))
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x7fELF\x02\x01\x01\0", b"text and then \0 nothing"])
+@pytest.mark.parametrize(
+    "data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x7fELF\x02\x01\x01\0", b"text and then \0 nothing"]
+)
 def test_binary_files_are_refused(data):
     with pytest.raises(Unreadable, match="binary file"):
         find_encoding(opener(data))

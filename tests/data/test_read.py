@@ -44,8 +44,8 @@ def make_pdf(path: Path, pages: list[list[str]]) -> None:
         objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content))
         font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
         objects.append(
-            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R /Resources << /Font << /F1 %s >> >> >>"
-            % (len(objects), font)
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents %d 0 R"
+            b" /Resources << /Font << /F1 %s >> >> >>" % (len(objects), font)
         )
         kids.append(b"%d 0 R" % len(objects))
     objects[1] = b"<< /Type /Pages /Kids [%s] /Count %d >>" % (b" ".join(kids), len(kids))
@@ -83,6 +83,18 @@ def test_a_folder_of_mixed_files(tmp_path, read):
     assert artifact.measurements["files_read"] == 6
     files = read_json(artifact.file("funnel.json"))[0]
     assert (files["in"], files["out"]) == (6, 6)
+
+
+def test_an_encrypted_pdf_is_set_aside(tmp_path, read):
+    folder = tmp_path / "pdf"
+    folder.mkdir()
+    make_pdf(folder / "locked.pdf", [["Secret words."]])
+    locked = (folder / "locked.pdf").read_bytes()
+    key = b"<< /Filter /Standard /V 1 /R 2 /O <%s> /U <%s> /P -4 >>" % (b"11" * 32, b"22" * 32)
+    (folder / "locked.pdf").write_bytes(locked.replace(b"/Root 1 0 R", b"/Root 1 0 R /ID [<00> <00>] /Encrypt " + key))
+    (folder / "note.txt").write_text(NOTE)
+    texts, aside, _ = read(folder)
+    assert list(texts) == ["note.txt"] and aside == {"locked.pdf": "encrypted PDF"}
 
 
 def test_everything_unusable_is_set_aside_with_its_reason(tmp_path, read):
@@ -161,7 +173,9 @@ def test_pipes_devices_links_and_hidden_files_are_survived(tmp_path, read):
     assert aside["self"] == "broken link"
 
 
-@pytest.mark.parametrize("name", ["new\nline.txt", "\u202egnol.txt", "🙂🙃.txt", "é" * 125 + ".txt", " .txt", "a#b.txt"])
+@pytest.mark.parametrize(
+    "name", ["new\nline.txt", "\u202egnol.txt", "🙂🙃.txt", "é" * 125 + ".txt", " .txt", "a#b.txt"]
+)
 def test_strange_names_work(tmp_path, read, name):
     folder = tmp_path / "names"
     folder.mkdir()
@@ -239,7 +253,9 @@ def test_nothing_to_read_says_what_was_found_and_what_is_allowed(tmp_path, run_s
         (folder / "b.jpg").write_bytes(b"x")
     with pytest.raises(AthanorError) as caught:
         run_step(read_documents, ReadSettings(path=str(folder)))
-    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .jpg (2)"}[make] in str(caught.value)
+    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .jpg (2)"}[make] in str(
+        caught.value
+    )
     assert ".md" in caught.value.allowed and caught.value.fix
 
 

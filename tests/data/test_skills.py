@@ -40,7 +40,7 @@ def numbers_in(text):
 
 
 def check_addition(question, answer, key, language):
-    assert sorted(numbers_in(question)) == numbers_in(key)
+    assert numbers_in(key) in (numbers_in(question), numbers_in(question)[::-1])
     assert int(answer) == len([*range(numbers_in(key)[0]), *range(numbers_in(key)[1])])
 
 
@@ -104,29 +104,16 @@ def check_date_format(question, answer, key, language):
     assert (answer == key) or (answer == written and key in question)
 
 
-def check_weekday(question, answer, key, language):
-    names = list(calendar.day_name) if language == "en" else ["星期" + day for day in "一二三四五六日"]
-    start, direction, days = key.split()
-    assert names[int(start)] in question and numbers_in(question) == [int(days)]
-    forward = bool(re.search(r"in \d+ days|after|later|后|再过", question))
-    assert forward == (direction == "+")
-    week = names if forward else names[::-1]
-    place = week.index(names[int(start)])
-    for _ in range(int(days)):
-        place = (place + 1) % 7
-    assert answer == week[place]
-
-
 def check_counting_words(question, answer, key, language):
-    wanted, *items = translated(key.split(), language)
-    assert f"{wanted}”" in question or f'"{wanted}"' in question
+    items = translated(key.split(), language)
     assert question.endswith(("、" if language == "zh" else ", ").join(items))
-    assert answer == str(Counter(items)[wanted])
+    assert int(answer) == len(re.split(r"[、,]", re.split(r"[：:？?]", question)[1]))
 
 
 def check_counting_letters(question, answer, key, language):
     wanted, *items = key.split()
-    assert question.endswith(" ".join(items)) and re.search(f'["“]{wanted}["”]', question)
+    asked, row = question[: -len(" ".join(items))], question[-len(" ".join(items)) :]
+    assert row.split() == items and f" {wanted} " in asked
     assert answer == str(Counter(items)[wanted])
 
 
@@ -251,14 +238,11 @@ def test_no_problem_of_the_examination_is_trained_in_any_wording_or_language():
 
 
 def test_turns_before_the_last_are_not_held_out_either():
-    """Every question of a conversation is a training problem: none is the wording of a held-out one."""
-    held = {
-        row["messages"][0]["content"] for row in examination(150, seed=5, skills=["addition", "subtraction", "weekday"])
-    }
-    several = [row for row in training_conversations(8_000, seed=6, skills=["addition", "subtraction", "weekday"])]
-    questions = {m["content"] for row in several for m in row["messages"] if m["role"] == "user"}
-    assert any(len(row["messages"]) > 3 for row in several)
-    assert not held & questions
+    rows = list(training_conversations(3_000, seed=6, skills=["addition"]))
+    questions = [m["content"] for row in rows for m in row["messages"] if m["role"] == "user"]
+    keys = [f"{a} {b}" for a, b in filter(None, map(numbers_in, questions))]
+    assert any(len(row["messages"]) > 3 for row in rows) and len(keys) > 3_000
+    assert not any(held_out("addition", key) for key in keys)
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -277,8 +261,8 @@ def test_the_key_of_a_problem_does_not_depend_on_the_language(skill):
     assert len(shapes[0] & shapes[1]) >= 0.5 * len(shapes[0])
 
 
-def test_commuted_and_opposite_questions_share_a_key():
-    for skill in ("addition", "comparison", "sorting_numbers", "sorting_words"):
+def test_the_key_is_the_set_where_the_order_does_not_matter():
+    for skill in ("comparison", "sorting_numbers", "sorting_words"):
         answers = {}
         for exercise in exercises(skill, "en", 3_000):
             answers.setdefault(exercise.key, set()).add(exercise.question)
@@ -301,9 +285,9 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_others():
 
 def test_the_split_is_the_same_on_every_machine():
     """A change of the hash or of the share would move problems between training and examination: it must be meant."""
-    problems = [f"{a} {b}" for b in range(100) for a in range(b + 1)]
-    assert [key for key in problems if held_out("addition", key)][:4] == ["1 2", "2 4", "2 6", "4 9"]
-    assert sum(held_out("addition", key) for key in problems) == 653
+    problems = [f"{a} {b}" for a in range(10, 1000) for b in range(1, 10)]
+    assert [key for key in problems if held_out("addition", key)][:4] == ["11 3", "11 7", "11 9", "12 4"]
+    assert sum(held_out("addition", key) for key in problems) == 1105
 
 
 def test_conversations_have_both_languages_several_turns_system_turns_and_the_name():
@@ -357,8 +341,8 @@ def test_what_cannot_be_made_is_said():
         list(examination(1, 1, languages=["fr"]))
     with pytest.raises(AthanorError, match="no skill was given"):
         list(examination(1, 1, skills=[]))
-    with pytest.raises(AthanorError, match="different held-out problems of weekday"):
-        list(examination(400, 1, skills=["weekday"]))
+    with pytest.raises(AthanorError, match="different held-out problems of addition"):
+        list(examination(2_000, 1, skills=["addition"]))
 
 
 def test_a_skill_whose_space_is_too_small_is_refused(monkeypatch):

@@ -2,74 +2,51 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
+import torch
+from running_server import RunningServer, wait_until
+from tiny_server import MODEL
+
+from athanor.inference.engine import Engine
+from athanor.models.language import LanguageModel
+from athanor.models.transformer import TransformerConfig
+from athanor.serving.app import create_app
+from athanor.serving.settings import ServingSettings
+from athanor.tokens.template import ChatTemplate
+from athanor.tokens.tokenizer import Tokenizer
 
 PROGRAM = Path(__file__).parent / "tiny_server.py"
 ROOT = PROGRAM.parents[2]
-
-
-@dataclass
-class RunningServer:
-    """A server's process and where it listens."""
-
-    process: subprocess.Popen[str]
-    log: Path
-    url: str = ""
-
-    def wait_until_ready(self) -> "RunningServer":
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url, f"the server did not start:\n{self.log.read_text()}"
-        return self
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(timeout=40)
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1].strip("/"))
-
-    def answers_taken(self) -> int:
-        return httpx.get(f"{self.url}health").json()["answers"]
-
-
-def start_server(folder: Path, **settings: Any) -> RunningServer:
-    """Start a server on a free port; call `wait_until_ready` before using it."""
-    folder.mkdir(exist_ok=True)
-    (folder / "index").mkdir()
-    log = folder / "log"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder / "index"), json.dumps({"port": 0, **settings})],
-            stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-        )  # fmt: skip
-    return RunningServer(process, log)
+SETTINGS = {
+    "plain": {},
+    "narrow": {"queue": 2, "history": "drop-oldest", "api_key": "a-key-of-sixteen-letters", "hosts": ["furnace.lan"]},
+    "leaving": {"drain_seconds": 20},
+}
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunningServer]]:
-    """Two servers, started side by side: one as it comes, one narrow and locked."""
-    started = {
-        "plain": start_server(tmp_path_factory.mktemp("plain")),
-        "narrow": start_server(
-            tmp_path_factory.mktemp("narrow"), queue=2, history="drop-oldest", api_key="a-key-of-sixteen-letters",
-            hosts=["furnace.lan"], drain_seconds=20,
-        ),
-    }  # fmt: skip
-    yield {name: server.wait_until_ready() for name, server in started.items()}
-    for server in started.values():
-        server.process.kill()
-        server.process.wait()
+    """Three servers: one as it comes, one narrow and locked, one to be stopped."""
+    folder = tmp_path_factory.mktemp("servers")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, str(PROGRAM), str(folder), json.dumps(SETTINGS)]
+    with subprocess.Popen(command, env=environment) as program:
+        servers = {name: RunningServer(name, folder) for name in SETTINGS}
+        try:
+            wait_until(lambda: program.poll() is not None or all(one.started for one in servers.values()), 60)
+            assert program.poll() is None, "the servers did not start"
+            yield servers
+        finally:
+            for one in servers.values():
+                if one.started and one.exit_code is None:
+                    os.kill(one.process, signal.SIGKILL)
+            program.terminate()
 
 
 @pytest.fixture(scope="session")
@@ -85,10 +62,20 @@ def narrow(servers: dict[str, RunningServer]) -> RunningServer:
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunningServer]:
-    """Start one more server."""
+def local():
+    """An application in this process, so that its engine can be looked into."""
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.train(["some words"], vocabulary=270)
+    config = TransformerConfig(width=32, layers=1, heads=2, hidden=64, max_positions=8192, vocabulary=270)
+    engine = Engine(LanguageModel(config).initialise(seed=1), tokenizer)
+    submitted = []
+    submit = engine.submit
 
-    def start_one(**settings: Any) -> RunningServer:
-        return start_server(tmp_path_factory.mktemp("server"), **settings).wait_until_ready()
+    def remember(*arguments):
+        submitted.append(submit(*arguments))
+        return submitted[-1]
 
-    return start_one
+    engine.submit = remember
+    app = create_app(engine, ChatTemplate(tokenizer), model_name=MODEL, settings=ServingSettings())
+    yield app, engine, submitted
+    engine.close()

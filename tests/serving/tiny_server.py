@@ -1,10 +1,11 @@
-"""A whole server around a model small enough to learn three answers by heart in two seconds.
+"""Whole servers around a model small enough to learn three answers by heart in two seconds.
 
-Run as a program: prints the address as its only line on stdout, serves until SIGTERM, exits 0.
-Arguments: a folder for the document index, settings as JSON.
+Run as a program with a folder and a JSON object from names to settings: learns once, then forks one server per name.
+Each writes folder/name.url when it accepts connections, folder/name.log (stderr) and folder/name.exit (its exit code).
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -56,29 +57,44 @@ def tiny_model(template: ChatTemplate) -> LanguageModel:
     return model.eval()
 
 
-def main(folder: Path, settings: ServingSettings) -> None:
-    """Build everything, serve, close."""
-    torch.set_num_threads(1)
-    tokenizer = Tokenizer.train([text for pair in LEARNT for text in pair], vocabulary=330)
-    template = ChatTemplate(tokenizer)
-    ends = [tokenizer.special[END], tokenizer.special[DOCUMENT]]
-    engine = Engine(tiny_model(template), tokenizer, end_ids=ends)
-    build_index(folder, DOCUMENTS)
-    index = DocumentIndex(folder)
+def serve_one(folder: Path, name: str, settings: ServingSettings, engine: Engine, template: ChatTemplate) -> None:
+    """Serve until SIGTERM; stderr goes into the log."""
+    os.dup2(os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT), 2)
+    index = DocumentIndex(folder / "index")
 
     def why(text: str) -> list[dict]:
         return span_rows(index.longest_spans(text), step_of=lambda number: 10 * number)
 
+    def announce(address: str) -> None:
+        starting = folder / f"{name}.starting"
+        starting.write_text(f"{address} {os.getpid()}")
+        starting.rename(folder / f"{name}.url")
+
     app = create_app(engine, template, model_name=MODEL, settings=settings, why=why)
-    serve(
-        app,
-        settings.host,
-        settings.port,
-        drain_seconds=settings.drain_seconds,
-        announce=lambda address: print(address, flush=True),
-    )
+    serve(app, settings.host, settings.port, drain_seconds=settings.drain_seconds, announce=announce)
     engine.close()
 
 
+def main(folder: Path, servers: dict[str, dict]) -> None:
+    """Learn, fork the servers, and note how each of them ends."""
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.train([text for pair in LEARNT for text in pair], vocabulary=330)
+    template = ChatTemplate(tokenizer)
+    ends = [tokenizer.special[END], tokenizer.special[DOCUMENT]]
+    engine = Engine(tiny_model(template), tokenizer, end_ids=ends)  # its thread starts with the first request
+    (folder / "index").mkdir()
+    build_index(folder / "index", DOCUMENTS)
+    names = {}
+    for name, settings in servers.items():
+        child = os.fork()
+        if child == 0:
+            serve_one(folder, name, ServingSettings(port=0, **settings), engine, template)
+            return
+        names[child] = name
+    while names:
+        child, status = os.wait()
+        (folder / f"{names.pop(child)}.exit").write_text(str(os.waitstatus_to_exitcode(status)))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), ServingSettings(**json.loads(sys.argv[2])))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

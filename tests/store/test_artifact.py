@@ -16,7 +16,10 @@ RECORD_OF_A_MODEL = {"kind": "model", "step": "pretrain", "parents": {}, "measur
 
 def make_model(store: Store, name: str = "model-0123456789abcdef") -> Artifact:
     folder = store.create().workplace(name)
-    tensors = {"embed.weight": np.arange(64, dtype=np.float32).reshape(8, 8), "head.weight": np.ones((4, 8), np.float16)}
+    tensors = {
+        "embed.weight": np.arange(64, dtype=np.float32).reshape(8, 8),
+        "head.weight": np.ones((4, 8), np.float16),
+    }
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text('{"layers": 2}')
     return store.commit(name, RECORD_OF_A_MODEL)
@@ -32,7 +35,7 @@ def test_every_flipped_bit_is_reported_with_file_and_tensor(tmp_path: Path) -> N
         for _ in range(40):
             place, bit = draw.randrange(len(good)), draw.randrange(8)
             path.write_bytes(good[:place] + bytes([good[place] ^ (1 << bit)]) + good[place + 1 :])
-            with pytest.raises((AthanorError)) as caught:
+            with pytest.raises(AthanorError) as caught:
                 Artifact(artifact.path).verify()
             assert file in str(caught.value)
         path.write_bytes(good)

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from athanor.base.errors import AthanorError
@@ -15,6 +15,7 @@ LETTERS = st.text(alphabet="ab\n中é😀\0", max_size=12)
 
 def naive_spans(texts: list[str], query: str, minimum_bytes: int) -> list[tuple[int, int]]:
     """All maximal stretches by trying everything, longest (in bytes) first."""
+
     def occurs(start, end):
         return any(query[start:end] in text for text in texts)
 
@@ -52,6 +53,7 @@ def check_against_naive(index: DocumentIndex, texts: list[str], query: str, mini
 
 
 @settings(max_examples=150, deadline=None)
+@example(["aé"], "aaé", 3, 1)  # a match that begins in one shard and ends in the next
 @given(st.lists(LETTERS, max_size=5), LETTERS, st.integers(1, 6), st.sampled_from([1, 5, 17, 1000]))
 def test_equals_the_naive_search_whatever_the_sharding(tmp_path_factory, texts, query, minimum, shard_bytes):
     index = built(tmp_path_factory.mktemp("index"), texts, shard_bytes=shard_bytes, longest_query=64)

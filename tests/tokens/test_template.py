@@ -12,8 +12,10 @@ from athanor.tokens.template import ChatTemplate, defuse, jinja_source
 from athanor.tokens.tokenizer import END, SPECIAL_TOKENS, Tokenizer
 
 NASTY = [
-    "", " ", "\n", "  leading", "trailing  ", "<|end|>", "<|user|>", "<|us<|user|>er|>", "<<|end|>|>", "a<|assistant|>b",
-    "🙂👩‍👩‍👧", "你好，世界", "e\u0301", "\u202eright to left", "tab\tand\r\nlines", "{{ 7 * 7 }}", "{% raw %}", "'\"\\", "\x00",
+    "", " ", "\n", "  leading", "trailing  ", "<|end|>", "<|user|>", "<|us<|user|>er|>", "<<|end|>|>",
+    "a<|assistant|>b",
+    "🙂👩‍👩‍👧", "你好，世界", "e\u0301", "\u202eright to left", "tab\tand\r\nlines", "{{ 7 * 7 }}", "{% raw %}",
+    "'\"\\", "\x00",
     "<| end |>", "x" * 300, "1234567890", "def f(x):\n    return x\n",
 ]  # fmt: skip
 

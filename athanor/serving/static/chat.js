@@ -2,7 +2,7 @@
 
 import { WORDS } from "/static/words.js";
 
-const DEFAULTS = { system: "", temperature: "0.7", top_p: "1", max_tokens: "", seed: "" };
+const DEFAULTS = { system: "", temperature: "0.2", top_p: "1", max_tokens: "", seed: "" };
 const byId = (id) => document.getElementById(id);
 const scroller = byId("scroller"), list = byId("messages"), welcome = byId("welcome"), prompt = byId("prompt");
 const sendButton = byId("send"), drawer = byId("settings"), form = byId("settings-form"), toEnd = byId("to-end");
@@ -115,7 +115,7 @@ function answerView(message, isLast) {
 function problemView(code, detail) {
   const words = WORDS[language];
   const [title, advice] = words.problems[code] ?? words.problems.other;
-  const row = element("div", { class: "row" }, element("button", { type: "button", class: "plain", onclick: answer }, words.tryAgain));
+  const row = element("div", { class: "row" }, element("button", { type: "button", class: "plain", onclick: regenerate }, words.tryAgain));
   if (code === "invalid_api_key") row.append(element("button", { type: "button", class: "plain", onclick: openSettings }, words.openSettings));
   if (code === "context_length_exceeded") row.append(element("button", { type: "button", class: "plain", onclick: newChat }, words.newChat));
   const detailView = detail ? element("p", { class: "detail" }, detail) : null;

@@ -1,12 +1,12 @@
-"""Careless and hostile requests: each is answered below 500 with an error object, and the server still answers after it."""
+"""Careless and hostile requests: each is answered with an error object, and the server goes on."""
 
 import json
 import re
 import socket
 import time
 
-import httpx
 import pytest
+from running_server import web
 from tiny_server import MODEL, SENTENCE
 
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0, "max_tokens": 60}
@@ -43,12 +43,12 @@ def check_error(answer):
 @pytest.fixture(autouse=True)
 def still_answers(server):
     yield
-    answer = httpx.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10)
+    answer = web.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10)
     assert answer.json()["choices"][0]["message"]["content"] == SENTENCE
 
 
 def post(server, content, headers=JSON, path="v1/chat/completions"):
-    return httpx.post(f"{server.url}{path}", content=content, headers=headers, timeout=10)
+    return web.post(f"{server.url}{path}", content=content, headers=headers, timeout=10)
 
 
 BODIES = {  # list A: what JSON can do
@@ -203,17 +203,17 @@ def test_our_own_page_may_ask(server):
 
 @pytest.mark.parametrize("method", ["DELETE", "PUT", "PATCH", "OPTIONS", "TRACE", "GET", "BREW"])
 def test_other_methods(server, method):
-    answer = httpx.request(method, f"{server.url}v1/chat/completions", headers={"x-http-method-override": "POST"})
+    answer = web.request(method, f"{server.url}v1/chat/completions", headers={"x-http-method-override": "POST"})
     check_error(answer)
     assert answer.status_code == 405 and "allow" in answer.headers
 
 
 @pytest.mark.parametrize(
-    "path", ["nothing", "static/../app.py", "static/%2e%2e/app.py", "static/..%5capp.py", "v1", "docs", "v1/models/%00", "%ff",
-             "v1/models/..%2f..%2fetc%2fpasswd", "static/", "//evil.example/", "index.html"],
+    "path", ["nothing", "static/../app.py", "static/%2e%2e/app.py", "static/..%5capp.py", "v1", "docs", "v1/models/%00",
+             "%ff", "v1/models/..%2f..%2fetc%2fpasswd", "static/", "//evil.example/", "index.html"],
 )  # fmt: skip
 def test_there_is_nothing_elsewhere(server, path):
-    answer = httpx.get(f"{server.url}{path}")
+    answer = web.get(f"{server.url}{path}")
     check_error(answer)
     assert answer.status_code == 404
 
@@ -250,7 +250,7 @@ MALFORMED = {
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "a header with a line break in its name": head("A\rB: 1", length=0),
     "50 MB announced": head(length=50_000_000),
-    "5 MB in chunks": head("Transfer-Encoding: chunked") + (b"10000\r\n" + b"a" * 65536 + b"\r\n") * 80,
+    "5 MB in chunks": head("Transfer-Encoding: chunked") + (b"10000\r\n" + b"a" * 65536 + b"\r\n") * 80 + b"0\r\n\r\n",
     "a broken chunk": head("Transfer-Encoding: chunked") + b"zz\r\nhello",
 }
 
@@ -268,7 +268,7 @@ def test_malformed_http_is_refused(server, case):
 def test_a_length_that_lies_waits_without_holding_anyone(server):
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head(length=5_000) + b"{")
-        answer = httpx.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10)
+        answer = web.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10)
         assert answer.status_code == 200
 
 
@@ -277,7 +277,7 @@ def test_many_slow_clients_hold_nobody(server):
     for connection in slow:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: local")
     started = time.monotonic()
-    assert httpx.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10).status_code == 200
+    assert web.post(f"{server.url}v1/chat/completions", json=GOOD, timeout=10).status_code == 200
     assert time.monotonic() - started < 5
     for connection in slow:
         connection.close()
@@ -292,7 +292,7 @@ def test_a_half_closed_connection_is_answered(server):
 
 def test_every_answer_forbids_scripts_and_frames(server):
     for path in ("", "v1/models", "nothing"):
-        headers = httpx.get(f"{server.url}{path}").headers
+        headers = web.get(f"{server.url}{path}").headers
         assert headers["content-security-policy"].startswith("default-src 'self'")
         assert "unsafe" not in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -300,4 +300,4 @@ def test_every_answer_forbids_scripts_and_frames(server):
 
 
 def test_nothing_above_was_a_defect_and_no_prompt_was_logged(server):
-    assert server.log.read_text() == ""
+    assert server.log == ""

@@ -1,0 +1,79 @@
+"""What a run shows at its end: the curve, the figures, a few answers of the INT4 model, and how to go on."""
+
+from collections.abc import Mapping
+from typing import TextIO
+
+from athanor.base.records import read_records
+from athanor.base.tables import text_table
+from athanor.base.words import say
+from athanor.recipes.report import PAGE
+from athanor.store.artifact import Artifact, Store
+
+QUESTIONS = {
+    "en": ("Who are you?", "What is 47 + 38?", "Write 73 in words."),
+    "zh": ("你是谁？", "47加38等于多少？", "73用中文数字怎么写？"),
+}
+
+
+def show_end(made: Mapping[str, Artifact], store: Store, stream: TextIO) -> None:
+    """Print curves and figures, let the quantised model answer, and say what to do next."""
+    for name in ("pretrain", "finetune"):
+        if name in made:
+            print(draw_curve(name, made[name]), file=stream)
+    if "evaluate" in made:
+        print(_figures(made["evaluate"]), file=stream)
+    if "quantize" in made:
+        _answer(made["quantize"], stream)
+    report = made["report"].path / PAGE
+    print(f"\n{say('report', '报告')}: {report}", file=stream)
+    print(say("go on:", "接下来："), file=stream)
+    for command, meaning in (
+        ("athanor chat", say("talk to it", "与它对话")),
+        ("athanor serve", say("OpenAI's interface and a chat page at http://127.0.0.1:8000/", "OpenAI 接口与聊天网页")),
+        ('athanor why "Return a list of the words in the string"', say("who taught it this", "这句话从哪学来")),
+        ("athanor lineage", say("what was made of what", "产物的来历")),
+    ):
+        print(f"  {command:<58} {meaning}", file=stream)
+
+
+def draw_curve(title: str, model: Artifact, width: int = 72, height: int = 12) -> str:
+    """The loss of a training run as text."""
+    import plotext
+
+    rows = list(read_records(model.file("metrics.jsonl")))
+    plotext.clear_figure()
+    plotext.theme("clear")
+    plotext.plot_size(width, height)
+    plotext.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="braille")
+    plotext.title(f"{title}: {say('loss (nats per token) by step', '损失（每词元 nat）随步数')}")
+    return "\n" + plotext.build()
+
+
+def _figures(evaluation: Artifact) -> str:
+    figures = evaluation.measurements
+    languages = sorted({name.split("_")[1] for name in figures if name.startswith("accuracy_")})
+    header = ["", say("pretrained", "预训练后"), say("fine-tuned", "微调后")]
+    rows = [[
+        say("bits per byte", "每字节比特") + f" (LZMA {figures['lzma_bits_per_byte']:.3f})",
+        f"{figures['bits_per_byte_before']:.3f}", f"{figures['bits_per_byte_after']:.3f}",
+    ]]  # fmt: skip
+    for language in languages:
+        share = [f"{100 * figures[f'accuracy_{language}_{role}']:.1f} %" for role in ("before", "after")]
+        rows.append([say(f"held-out problems, {language}", f"留出题目 {language}"), *share])
+        count = [str(figures[f"skills_passed_{language}_{role}"]) for role in ("before", "after")]
+        rows.append([say(f"skills at 90 % or more, {language}", f"达到 90 % 的技能 {language}"), *count])
+    return "\n" + text_table(header, rows)
+
+
+def _answer(model: Artifact, stream: TextIO) -> None:
+    from athanor.inference.runtime import open_model
+    from athanor.inference.sampling import Sampling
+    from athanor.tokens.conversation import Turn
+
+    runtime = open_model(model.path)
+    print("\n" + say("the INT4 model answers:", "INT4 模型回答："), file=stream)
+    questions = [*QUESTIONS["en"], *QUESTIONS["zh"]]
+    prompts = [runtime.chat_prompt([Turn("user", question)]) for question in questions]
+    given = runtime.engine.generate_batch(prompts, Sampling(max_tokens=64))
+    for question, completion in zip(questions, given, strict=True):
+        print(f"  » {question}\n    {completion.text.strip()}", file=stream)
