@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # The quickstart at its smallest: the whole journey in seconds. A model this small learns little, so the INT4 gate is
 # opened wide; `make demo` runs with the real thresholds.
 SMALLEST = (
-    "data.max_bytes=1500000", "skills.conversations=600", "skills.exam=3", "tokenizer.vocabulary=600",
+    "data.max_bytes=1500000", "skills.conversations=600", "skills.exam=3", "tokenizer.vocabulary=1000",
     "pretrain.steps=12", "pretrain.layers=2", "pretrain.width=64", "pretrain.heads=1", "pretrain.hidden=96",
     "pretrain.context=256", "pretrain.rows=4", "finetune.steps=12", "finetune.rows=3", "evaluate.heldout_bytes=20000",
     "evaluate.exam=2", "quantize.heldout_bytes=10000", "quantize.exam=2", "quantize.most_kl=10",

@@ -45,7 +45,7 @@ SKILLS: dict[str, Skill] = {
     "next_day": Skill(skills_dates.next_day, 18_262, 1.0, "the day after a date of 1990 to 2039"),
     "date_format": Skill(skills_dates.date_format, 18_262, 1.0, "ISO date to long form and back"),
     "counting_words": Skill(skills_words.counting_words, 10**6, 1.0, "the words of a list"),
-    "counting_letters": Skill(skills_words.counting_letters, 800_000, 3.0, "occurrences of a letter in a row of six"),
+    "counting_letters": Skill(skills_words.counting_letters, 800_000, 1.0, "occurrences of a letter in a row of six"),
     "sorting_words": Skill(skills_words.sorting_words, 750_000, 1.0, "three to five words alphabetically"),
     "reversing": Skill(skills_words.reversing, 10**6, 1.0, "three to six words, last first"),
     "repeating": Skill(skills_words.repeating, 7_800, 1.0, "two words, several times"),

@@ -155,13 +155,26 @@ class Int4Linear(nn.Module):
         return F.linear(x, weight, self.bias)
 
 
+def with_room_behind(tensor: Tensor) -> Tensor:
+    """The same numbers, followed in memory by 4 KiB that nobody needs.
+
+    torch's INT8 operator reads a vector beyond its last row; in a tensor mapped from a file that is the end of the
+    mapping, and the program dies (seen with 600 rows, torch 2.13).
+    """
+    if tensor.device.type == "meta":
+        return tensor
+    room = torch.zeros(tensor.numel() + 4096 // tensor.element_size(), dtype=tensor.dtype, device=tensor.device)
+    room[: tensor.numel()] = tensor.flatten()
+    return room[: tensor.numel()].view(tensor.shape)
+
+
 class Int8Linear(nn.Module):
     """A linear layer with INT8 weights, one scale per row."""
 
     def __init__(self, tensors: Mapping[str, Tensor], bias: Tensor | None):
         super().__init__()
         for name in ("codes", "scale"):
-            self.register_buffer(name, tensors[name])
+            self.register_buffer(name, with_room_behind(tensors[name]))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:

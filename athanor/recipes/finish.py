@@ -36,17 +36,16 @@ def show_end(made: Mapping[str, Artifact], store: Store, stream: TextIO) -> None
         print(f"  {command:<58} {meaning}", file=stream)
 
 
-def draw_curve(title: str, model: Artifact, width: int = 72, height: int = 12) -> str:
+def draw_curve(title: str, model: Artifact) -> str:
     """The loss of a training run as text."""
-    import plotext
+    from uniplot import plot_to_string
 
     rows = list(read_records(model.file("metrics.jsonl")))
-    plotext.clear_figure()
-    plotext.theme("clear")
-    plotext.plot_size(width, height)
-    plotext.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="braille")
-    plotext.title(f"{title}: {say('loss (nats per token) by step', '损失（每词元 nat）随步数')}")
-    return "\n" + plotext.build()
+    named = f"{title}: {say('loss (nats per token) by step', '损失（每词元 nat）随步数')}"
+    return "\n" + plot_to_string(
+        [row["loss"] for row in rows], [row["step"] for row in rows], title=named, lines=True, character_set="braille",
+        width=64, height=10,
+    )  # fmt: skip
 
 
 def _figures(evaluation: Artifact) -> str:

@@ -153,7 +153,7 @@ def _record(planned: PlannedStep, measurements: dict[str, Any], seconds: float) 
 @contextlib.contextmanager
 def _locked(store: Store, name: str) -> Iterator[None]:
     """Two runs never fill the same workplace; the lock goes with its process, however that ends."""
-    path = store.work / f"{name}.lock"
+    path = store.work / f".{name}.lock"
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

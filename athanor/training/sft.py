@@ -46,7 +46,9 @@ def finetune(
     tokenizer = Tokenizer.load(base.path)
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype)
     context = model.config.max_positions
-    packed = packed_conversations(parents["conversations"], ChatTemplate(tokenizer), context, settings.too_long)
+    packed = packed_conversations(
+        parents["conversations"], ChatTemplate(tokenizer), context, settings.too_long, progress
+    )
     batch = mixed_batches(settings, packed, TokenFiles(shards.path), context)
     device = next(model.parameters()).device
     objective = Objective(
@@ -67,13 +69,17 @@ def finetune(
 
 
 def packed_conversations(
-    conversations: Artifact, template: ChatTemplate, context: int, too_long: TooLong
+    conversations: Artifact, template: ChatTemplate, context: int, too_long: TooLong, progress: Progress
 ) -> PackedConversations:
-    """Render every training conversation and pack whole ones into rows of `context` tokens."""
+    """Render every training conversation and pack whole ones into rows of `context` tokens; says how many are cut."""
     rows = enumerate(read_records(conversations.file(TRAIN)), 1)
     rendered = template.render_all(Conversation.from_row(row, f"{TRAIN} row {number}") for number, row in rows)
     if not rendered:
         raise AthanorError(f"{conversations.id} holds no conversations", fix="make or import some first")
+    long = sum(len(one.ids) > context for one in rendered)
+    if long and too_long != "refuse":  # a refusal names the conversation itself
+        done = {"truncate": "lose their end", "split": "are split"}[too_long]
+        progress.note(f"  {long} of {len(rendered)} conversations are longer than {context} tokens: they {done}")
     return pack_conversations([(one.ids, one.mask) for one in rendered], context, too_long)
 
 
