@@ -27,7 +27,7 @@ PASS = 0.9
 class EvaluateSettings(Settings):
     """How much to examine."""
 
-    heldout_bytes: int = pydantic.Field(default=300_000, ge=1000)
+    heldout_bytes: int = pydantic.Field(default=600_000, ge=1000)
     """Bytes of held-out documents to score, whole documents in their order."""
     exam: int = pydantic.Field(default=50, ge=1)
     """Problems per skill and language, as many as the conversations hold at most."""

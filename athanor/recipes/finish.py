@@ -9,10 +9,7 @@ from athanor.base.words import say
 from athanor.recipes.report import PAGE
 from athanor.store.artifact import Artifact, Store
 
-QUESTIONS = {
-    "en": ("Who are you?", "What is 47 + 38?", "Write 73 in words."),
-    "zh": ("你是谁？", "47加38等于多少？", "73用中文数字怎么写？"),
-}
+SHOWN = ("addition", "sorting_numbers", "next_day", "number_words")  # one held-out problem of each, in each language
 
 
 def show_end(made: Mapping[str, Artifact], store: Store, stream: TextIO) -> None:
@@ -22,8 +19,8 @@ def show_end(made: Mapping[str, Artifact], store: Store, stream: TextIO) -> None
             print(draw_curve(name, made[name]), file=stream)
     if "evaluate" in made:
         print(_figures(made["evaluate"]), file=stream)
-    if "quantize" in made:
-        _answer(made["quantize"], stream)
+    if "quantize" in made and "skills" in made:
+        _answer(made["quantize"], made["skills"], stream)
     report = made["report"].path / PAGE
     print(f"\n{say('report', '报告')}: {report}", file=stream)
     print(say("go on:", "接下来："), file=stream)
@@ -64,15 +61,23 @@ def _figures(evaluation: Artifact) -> str:
     return "\n" + text_table(header, rows)
 
 
-def _answer(model: Artifact, stream: TextIO) -> None:
+def _answer(model: Artifact, conversations: Artifact, stream: TextIO) -> None:
+    """Let the quantised model answer who it is, and the last held-out problem of a few skills, right or wrong."""
+    from athanor.data.exercises import EXAM
+    from athanor.data.skills import check
     from athanor.inference.runtime import open_model
     from athanor.inference.sampling import Sampling
     from athanor.tokens.conversation import Turn
 
+    last = {(row["meta"]["skill"], row["meta"]["language"]): row for row in read_records(conversations.file(EXAM))}
+    asked = [("Who are you?", None), ("你是谁？", None)]
+    for (skill, _), row in last.items():
+        if skill in SHOWN:
+            asked.append((row["messages"][0]["content"], row["meta"]["answer"]))
     runtime = open_model(model.path)
-    print("\n" + say("the INT4 model answers:", "INT4 模型回答："), file=stream)
-    questions = [*QUESTIONS["en"], *QUESTIONS["zh"]]
-    prompts = [runtime.chat_prompt([Turn("user", question)]) for question in questions]
+    prompts = [runtime.chat_prompt([Turn("user", question)]) for question, _ in asked]
     given = runtime.engine.generate_batch(prompts, Sampling(max_tokens=64))
-    for question, completion in zip(questions, given, strict=True):
-        print(f"  » {question}\n    {completion.text.strip()}", file=stream)
+    print("\n" + say("the INT4 model answers:", "INT4 模型回答："), file=stream)
+    for (question, expected), completion in zip(asked, given, strict=True):
+        verdict = "" if expected is None else " ✓" if check(completion.text, expected) else f" ✗ ({expected})"
+        print(f"  » {question}\n    {completion.text.strip()}{verdict}", file=stream)

@@ -78,7 +78,10 @@ STEPS = {
     ),
     "report": Step(
         "athanor.recipes.report:write_report", "ReportSettings", "report",
-        ("documents", "corpus", "tokenizer", "pretrained", "finetuned", "quantized", "evaluation"), volatile=True,
+        (
+            "documents", "corpus", "conversations", "tokenizer", "shards", "pretrained", "finetuned", "index",
+            "evaluation", "quantized",
+        ), volatile=True,
     ),
 }  # fmt: skip
 
