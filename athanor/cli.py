@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(problem.code)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(EXIT_STOPPED_BY_USER)
     except click.ClickException as problem:
         problem.show()

@@ -71,15 +71,21 @@ class Explainer:
         plan = self.schedule["pretrained"]
         self.batches = Batches(TokenTable(self.starts_D), plan["context"], plan["rows"], plan["seed"])
 
-    def spans(self, text: str, minimum: int = 16, limit: int = 5) -> list[dict[str, Any]]:
+    def spans(self, text: str, minimum: int | None = None, limit: int = 5) -> list[dict[str, Any]]:
         """The longest spans of `text` that stand word for word in the training texts, longest first.
+
+        Args:
+            minimum: bytes of the shortest span; unset: 16, or the whole text where it is shorter, but never below 6,
+                since two digits stand everywhere and explain nothing.
+            limit: most spans.
 
         Returns:
             rows of text, start, end (characters), count, and matches: document, line, offset (characters), before,
             after, stage ('pretrained' or 'finetuned'), steps that read these very tokens, and the first of them.
         """
         rows = []
-        for span in self.index.longest_spans(text, minimum_bytes=minimum, limit=limit):
+        least = minimum or min(16, max(6, len(text.encode("utf-8", "surrogatepass"))))
+        for span in self.index.longest_spans(text, minimum_bytes=least, limit=limit):
             matches = [self._match(place, span.text) for place in span.occurrences]
             rows.append(
                 {"text": span.text, "start": span.start, "end": span.end, "count": span.count, "matches": matches}

@@ -15,11 +15,11 @@ from athanor.verbs.options import json_option, latest, print_json, store_option
 @click.option(
     "--index", "name", metavar="ARTIFACT", help=say("which index (default: the newest)", "使用哪个索引（默认最新）")
 )
-@click.option("--minimum", default=16, show_default=True, help=say("shortest span in bytes", "最短片段（字节）"))
+@click.option("--minimum", type=int, help=say("shortest span in bytes (default 16)", "最短片段（字节，默认 16）"))
 @click.option("--limit", default=5, show_default=True, help=say("how many spans", "片段数量"))
 @store_option
 @json_option
-def command(text: str, name: str | None, minimum: int, limit: int, store: str | None, as_json: bool) -> None:
+def command(text: str, name: str | None, minimum: int | None, limit: int, store: str | None, as_json: bool) -> None:
     """Find the longest spans of TEXT ("-": standard input) that stand word for word in the training documents.
 
     For each: how often it occurs, in which documents and lines, and at which training steps the model saw it.
@@ -37,8 +37,7 @@ def command(text: str, name: str | None, minimum: int, limit: int, store: str | 
         print_json(spans)
         return
     if not spans:
-        click.echo(say(f"no span of {minimum} bytes or more occurs in the training documents",
-                       f"训练文档中没有 {minimum} 字节以上的相同片段"))  # fmt: skip
+        click.echo(say("no part of it stands in the training documents", "训练文档中没有相同的片段"))
         return
     for span in spans:
         _show(span)

@@ -56,7 +56,7 @@ export const WORDS = {
       other: ["That did not work.", "What the server said:"],
     },
     examples: [
-      ["Arithmetic", "What is 47 + 38?"],
+      ["Arithmetic", "What is 347 + 8?"],
       ["Dates", "What is the day after 2024-02-28?"],
       ["Number words", "Write 1042 in words."],
       ["Sorting", "Sort from small to large: 42, 7, 91"],
@@ -119,7 +119,7 @@ export const WORDS = {
       other: ["没有成功。", "服务器的说明："],
     },
     examples: [
-      ["算术", "47 + 38 等于多少？"],
+      ["算术", "347 + 8 等于多少？"],
       ["日期", "2024-02-28 的后一天是哪天？"],
       ["数字读法", "请用汉字写出 1042。"],
       ["排序", "请从小到大排列：42, 7, 91"],
