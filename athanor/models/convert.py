@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
+from athanor.base.tensorfile import read_tensor_header
 from athanor.models.families import Family, Weight, family_of, read_config, their_config
 from athanor.models.language import LanguageModel
 from athanor.models.transformer import TransformerConfig
@@ -26,7 +27,6 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BITS = {"F32": 32, "F16": 16, "BF16": 16}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
 def load_checkpoint(
@@ -232,21 +232,9 @@ class Stored:
 
 def read_header(path: Path) -> dict[str, Any]:
     """Name -> {dtype, shape, data_offsets} of a safetensors file, each checked against the size of the file."""
-    if not path.is_file():
-        raise AthanorError(f"{path} is missing")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise AthanorError(f"{path}: a header of {length} bytes in a file of {size}", fix="download it again")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise AthanorError(f"{path}: the header is not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise AthanorError(f"{path}: the header is not an object")
+    header, start = read_tensor_header(path)
     header.pop("__metadata__", None)
-    check_spans(path, header, size - 8 - length)
+    check_spans(path, header, path.stat().st_size - start)
     return header
 
 

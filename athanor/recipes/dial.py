@@ -42,7 +42,7 @@ NANO = Scale(
             "hidden": Choice(384, "three times the width; SwiGLU's 8/3 (Shazeer 2020) rounded up to a multiple of 128"),
             "context": Choice(256, "the quickstart's conversations are below 200 tokens; attention stays cheap"),
             "rows": Choice(16, "4,096 tokens a step: in minutes, many small steps teach more than few large ones"),
-            "steps": Choice(700, "well past LZMA's bits per byte; the rest of the time goes to skills"),
+            "steps": Choice(800, "well past LZMA's bits per byte; the rest of the time goes to skills"),
             "learning_rate": Choice(0.015, "0.02 and 0.015 learn alike with Muon at this width; 0.03 is worse"),
             "schedule": Choice(
                 "linear", "a straight line to zero needs no tuning and loses nothing in runs this short"

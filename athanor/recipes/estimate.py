@@ -12,13 +12,14 @@ from athanor.training.pretrain import PretrainSettings, network
 from athanor.training.sft import FinetuneSettings
 
 # Rates measured on two cores of a 2024 server processor; a slower machine takes longer in proportion.
-READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 4e6, 9e6, 3.5e6, 5e6, 4e6  # bytes per second
+READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 5.5e6, 8e6, 5e6, 6.5e6, 9e6  # bytes per second
 CONVERSATION_RATE = 60_000  # per second
-TRAINING_SHARE = {"bfloat16": 0.36, "float32": 0.65}  # of the measured matrix-product speed that training reaches
-SCORING_RATE, ANSWER_RATE = 40_000, 60  # tokens scored, problems answered per second
-PROGRAM_MEMORY = 700_000_000  # Python, torch and its libraries
+TRAINING_SHARE = {"bfloat16": 0.29, "float32": 0.6}  # of the measured matrix-product speed that training reaches
+SCORING_RATE, ANSWER_RATE = 50_000, 350  # tokens scored, problems answered per second
+PROGRAM_MEMORY = 1_000_000_000  # Python, torch and its libraries, and what earlier steps did not give back
+CONVERSATION_MEMORY = 6_000  # bytes per conversation while they are rendered and packed
 TEXT_MEMORY = 30  # bytes of memory per byte of text while merges are learnt, the hungriest step over text
-SKILLS = 18 * 2  # skills and languages
+SKILLS = 17 * 2  # skills and languages
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,10 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     set_threads()
     peak = matmul_flops(dtype, pick_device().type)
     vocabulary = getattr(settings.get("tokenizer"), "vocabulary", 0)
+    conversations = getattr(settings.get("skills"), "conversations", 0)
     steps = {}
     for planned in plan:
-        steps[planned.name] = _estimate(planned.settings, planned.do, text, shape, vocabulary, peak)
+        steps[planned.name] = _estimate(planned.settings, planned.do, text, shape, vocabulary, peak, conversations)
     parameters = count_parameters(network(shape, vocabulary)) if isinstance(shape, PretrainSettings) else 0
     tokens = sum(_tokens(one, shape) for one in settings.values())
     return Forecast(
@@ -77,7 +79,7 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     )  # fmt: skip
 
 
-def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: float) -> Estimate:
+def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: float, conversations: int) -> Estimate:
     rates = {"read": READ_RATE, "clean": CLEAN_RATE, "tokenizer": MERGE_RATE, "pack": PACK_RATE, "index": INDEX_RATE}
     if do in rates:
         memory = PROGRAM_MEMORY + (
@@ -87,21 +89,22 @@ def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: f
     if do == "skills":
         return Estimate(1 + one.conversations / CONVERSATION_RATE, PROGRAM_MEMORY)
     if do in ("pretrain", "finetune") and isinstance(shape, PretrainSettings):
-        return _training(one, shape, vocabulary, peak)
+        return _training(one, shape, vocabulary, peak, conversations if do == "finetune" else 0)
     if do in ("evaluate", "quantize"):
         scored, answered = 2 * 2 * one.heldout_bytes / 3, 2 * SKILLS * one.exam
-        return Estimate(2 + scored / SCORING_RATE + answered / ANSWER_RATE / 3, PROGRAM_MEMORY + 300_000_000)
+        return Estimate(2 + scored / SCORING_RATE + answered / ANSWER_RATE, PROGRAM_MEMORY + 500_000_000)
     return Estimate(1, PROGRAM_MEMORY)
 
 
-def _training(one: Any, shape: PretrainSettings, vocabulary: int, peak: float) -> Estimate:
+def _training(one: Any, shape: PretrainSettings, vocabulary: int, peak: float, conversations: int) -> Estimate:
     config = network(shape, vocabulary)
     tokens = _tokens(one, shape)
     flops = float(flops_per_token(config, shape.context)) * tokens
     rows = one.rows + getattr(one, "document_rows", 0)
     memory = training_memory(config, rows=rows, context=shape.context, number_bytes=4 if one.dtype == "float32" else 2)
     seconds = 2 + flops / (peak * TRAINING_SHARE[one.dtype])
-    return Estimate(seconds, PROGRAM_MEMORY + memory.total, flops, count_parameters(config), tokens)
+    needed = PROGRAM_MEMORY + memory.total + CONVERSATION_MEMORY * conversations
+    return Estimate(seconds, needed, flops, count_parameters(config), tokens)
 
 
 def _tokens(one: Any, shape: Any) -> int:
@@ -116,5 +119,5 @@ def _assumptions(dtype: str) -> list[str]:
         f"training reaches {TRAINING_SHARE[dtype]:.0%} of the matrix-product speed measured here, in {dtype}",
         f"text: read {READ_RATE / 1e6:.0f}, clean {CLEAN_RATE / 1e6:.0f}, learn merges {MERGE_RATE / 1e6:.1f}, "
         f"tokenise {PACK_RATE / 1e6:.0f}, index {INDEX_RATE / 1e6:.0f} MB/s",
-        "memory: weights, gradients, fp32 masters and moments, activations, and 0.7 GB for the program",
+        "memory: weights, gradients, fp32 masters and moments, activations, 1 GB for the program, 6 kB per conversation",
     ]

@@ -1,43 +1,18 @@
-"""Checksums of the tensors inside a safetensors file, without torch: a flipped bit is reported with the tensor's name.
-
-The format (https://github.com/huggingface/safetensors): eight bytes of header length, a JSON header that gives every
-tensor's dtype, shape and byte range, then the bytes. It has no checksum of its own.
-"""
+"""Checksums of the tensors inside a safetensors file, without torch: a flipped bit is reported with its tensor."""
 
 import hashlib
 import json
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import DIGEST_BYTES, hash_bytes
-
-LENGTH_BYTES = 8
-LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header and the position of the first tensor byte.
-
-    Raises:
-        AthanorError: the header is longer than the file or the format allows, or is not JSON.
-    """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > min(LARGEST_HEADER, path.stat().st_size - LENGTH_BYTES):
-            raise AthanorError(f"{path}: its header claims {length} bytes, the file has {path.stat().st_size}")
-        try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-            raise AthanorError(f"{path}: its header is not valid JSON ({problem})") from None
-    if not isinstance(header, dict):
-        raise AthanorError(f"{path}: its header is not a JSON object")
-    return header, LENGTH_BYTES + length
+from athanor.base.tensorfile import read_tensor_header
 
 
 def hash_tensors(path: Path) -> dict[str, str]:
     """Hash of every tensor's bytes, by name; and of the header, under the empty name."""
-    header, start = read_header(path)
+    header, start = read_tensor_header(path)
     hashes = {"": hash_bytes(json.dumps(header, sort_keys=True).encode())}
     with open(path, "rb") as file:
         for name, row in header.items():
