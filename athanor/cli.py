@@ -5,6 +5,7 @@ A new verb is one file in `verbs/` with a `click.Command` called `command`, and 
 
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -70,7 +71,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code."""
     words = sys.argv[1:] if args is None else args
     try:
-        athanor.main(args=words, prog_name="athanor", standalone_mode=False)
+        athanor.main(args=words, prog_name="athanor", standalone_mode=False, color=_colour())
     except AthanorError as problem:
         _show(problem, as_json="--json" in words)
         sys.exit(problem.code)
@@ -86,9 +87,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
 
 
+def _colour() -> bool | None:
+    """None: colour on a terminal, none elsewhere; False where the user set NO_COLOR (https://no-color.org)."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def _show(problem: AthanorError, as_json: bool) -> None:
     if as_json:
         print(json.dumps(problem.as_row(), ensure_ascii=False))
     first, *rest = str(problem).splitlines() or [""]
-    click.secho(say("error: ", "错误："), fg="red", bold=True, nl=False, err=True)
+    click.secho(say("error: ", "错误："), fg="red", bold=True, nl=False, err=True, color=_colour())
     click.echo("\n".join([first, *(f"  {line}" for line in rest)]), err=True)

@@ -119,5 +119,6 @@ def _assumptions(dtype: str) -> list[str]:
         f"training reaches {TRAINING_SHARE[dtype]:.0%} of the matrix-product speed measured here, in {dtype}",
         f"text: read {READ_RATE / 1e6:.0f}, clean {CLEAN_RATE / 1e6:.0f}, learn merges {MERGE_RATE / 1e6:.1f}, "
         f"tokenise {PACK_RATE / 1e6:.0f}, index {INDEX_RATE / 1e6:.0f} MB/s",
-        "memory: weights, gradients, fp32 masters and moments, activations, 1 GB for the program, 6 kB per conversation",
+        "memory: weights, gradients, fp32 masters and moments, activations; 1 GB for the program, "
+        "6 kB per conversation",
     ]

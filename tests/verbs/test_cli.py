@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from athanor.cli import VERBS
-from tests.conftest import ROOT, athanor
+from tests.conftest import ROOT, athanor, surroundings
 
 
 def test_help_answers_at_once_and_imports_no_torch(tmp_path: Path) -> None:
@@ -144,3 +144,19 @@ def test_a_port_in_use_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
         done = athanor("serve", "--port", str(taken.getsockname()[1]), store=tmp_path, check=False)
     assert done.returncode == 2
     assert "in use" in done.stderr
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colour_on_a_terminal_unless_the_user_wants_none(no_color: str, tmp_path: Path) -> None:
+    """An error on a real pseudo-terminal, with and without NO_COLOR."""
+    import pty
+
+    master, terminal = pty.openpty()
+    environment = surroundings(tmp_path, NO_COLOR=no_color, TERM="xterm-256color")
+    command = [sys.executable, "-m", "athanor", "run", "nothing"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=terminal, timeout=60)
+    os.close(terminal)
+    said = os.read(master, 10_000)
+    os.close(master)
+    assert done.returncode == 2
+    assert (b"\x1b[" in said) == (not no_color)

@@ -1,0 +1,90 @@
+"""Golden loss curves, fp32 on one CPU thread: a change of the mathematics shows in the third digit after few steps.
+
+To accept a wanted change: delete the curve's file, run the test once (it writes the curve and fails), and say why in
+the commit message.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from athanor.base.progress import SilentProgress
+from athanor.data.batches import Batches
+from athanor.data.conversations import pack_conversations
+from athanor.models.language import LanguageModel
+from athanor.models.transformer import TransformerConfig
+from athanor.training.loop import LoopSettings, Objective, train
+from athanor.training.setup import next_token_loss, to_tensors
+
+FOLDER = Path(__file__).parent
+TOLERANCE = {"adamw": 2e-3, "muon": 3e-2}  # nats; other processors sum in another order, and Muon iterates in bf16
+STEPS, ROWS, CONTEXT, VOCABULARY = 60, 4, 32, 64
+CPU = torch.device("cpu")
+
+
+class Periodic:
+    """Documents of a repeated pattern: something to learn, made without files."""
+
+    def __init__(self) -> None:
+        numbers = np.random.default_rng(5)
+        rows = [np.tile(numbers.integers(1, VOCABULARY, 5), 12) for _ in range(60)]
+        self.row = np.concatenate([np.concatenate([[0], row]) for row in rows])
+        self.starts_D = np.arange(0, len(self.row) + 1, 61)
+        self.tokens = len(self.row)
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.row[start:stop].astype(np.int64)
+
+
+def pretraining() -> Callable:
+    batches = Batches(Periodic(), CONTEXT, ROWS, seed=3)
+    return lambda step: to_tensors(batches.batch(step), CPU)
+
+
+def fine_tuning() -> Callable:
+    numbers = np.random.default_rng(6)
+    rendered = []
+    for _ in range(80):
+        question = numbers.integers(6, VOCABULARY, numbers.integers(2, 6)).tolist()
+        ids = [3, *question, 1, 4, *question[::-1], 1]
+        rendered.append((ids, [False] * (len(question) + 3) + [True] * (len(question) + 1)))
+    packed = pack_conversations(rendered, CONTEXT)
+    return lambda step: to_tensors(packed.batch(step, ROWS, 3), CPU)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("name", "make"), [("pretraining", pretraining), ("fine-tuning", fine_tuning)])
+def test_the_loss_follows_its_golden_curve(name: str, make: Callable, optimizer: str, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = TransformerConfig(
+            width=32,
+            layers=2,
+            heads=2,
+            hidden=48,
+            max_positions=CONTEXT,
+            vocabulary=VOCABULARY,
+            tied=True,
+            norm_qk=True,
+        )
+        model = LanguageModel(config).initialise(1)
+        settings = LoopSettings(
+            steps=STEPS, rows=ROWS, learning_rate=0.01, optimizer=optimizer, schedule="linear", warmup=5
+        )
+        objective = Objective(make(), next_token_loss, ROWS * CONTEXT)
+        rows = train(model, objective, settings, tmp_path, SilentProgress(), name)
+    finally:
+        torch.set_num_threads(threads)
+    found = [round(row["loss"], 6) for row in rows]
+    assert sum(found[-5:]) < 0.9 * sum(found[:5]), "it learns"
+    path = FOLDER / f"{name}-{optimizer}.json"
+    if not path.exists():
+        path.write_text(json.dumps(found) + "\n")
+        pytest.fail(f"{path.name} did not exist: it was written now; look at it and commit it")
+    expected = json.loads(path.read_text())
+    assert np.abs(np.array(found) - np.array(expected)).max() < TOLERANCE[optimizer]

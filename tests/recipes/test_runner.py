@@ -1,0 +1,78 @@
+"""Names before anything runs, and the code version that follows imports."""
+
+import pytest
+
+from athanor.base.errors import EXIT_REFUSED, AthanorError
+from athanor.recipes import code
+from athanor.recipes.dial import SCALES, choose
+from athanor.recipes.quantize import QuantizeSettings, _gate
+from athanor.recipes.recipe import load_recipe
+from athanor.recipes.runner import plan_recipe
+from athanor.recipes.steps import STEPS
+
+
+def test_the_code_version_follows_imports() -> None:
+    """The corpus depends on the filters; training depends on the kernels; nothing depends on progress bars."""
+    source = (code.PACKAGE / "data" / "clean.py").read_bytes()
+    assert "athanor.data.filters" in set(code._imports(source))
+    assert code.code_version("athanor.data.clean") != code.code_version("athanor.data.read")
+    reached: set[str] = set()
+    waiting = ["athanor.training.pretrain"]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and code._path(name):
+            reached.add(name)
+            waiting += code._imports(code._path(name).read_bytes())
+    assert "athanor.models.kernels" in reached
+    assert not any(name.startswith("athanor.serving") for name in reached)
+
+
+def test_a_changed_source_changes_the_version(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    package = tmp_path / "athanor"
+    (package / "data").mkdir(parents=True)
+    (package / "data" / "a.py").write_text("from athanor.data import b\n")
+    (package / "data" / "b.py").write_text("NUMBER = 1\n")
+    monkeypatch.setattr(code, "PACKAGE", package)
+    versions = []
+    for text in ("NUMBER = 1\n", "NUMBER = 2\n"):
+        (package / "data" / "b.py").write_text(text)
+        code.code_version.cache_clear()
+        versions.append(code.code_version("athanor.data.a"))
+    code.code_version.cache_clear()
+    assert versions[0] != versions[1]
+
+
+def test_a_seed_reaches_every_step_that_draws() -> None:
+    one, two = (plan_recipe(load_recipe("quickstart", [f"seed={seed}"])) for seed in (1, 2))
+    changed = {a.name for a, b in zip(one, two, strict=True) if a.artifact != b.artifact}
+    assert {"skills", "pretrain", "finetune"} <= changed
+    assert not changed & {"data", "clean"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_choice_of_the_dial_is_a_setting_with_a_reason(scale: str) -> None:
+    for do in SCALES[scale].steps:
+        fields = STEPS[do].settings_class().model_fields
+        for key, choice in choose(scale, do).items():
+            assert key in fields, f"{do}.{key}"
+            assert len(choice.reason) > 10
+
+
+RECEIPT = {
+    "kl_mean": 0.01, "agreement": 0.92, "bits_before": 1.4, "bits_after": 1.405,
+    "accuracy_before": 0.93, "accuracy_after": 0.925,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "named"),
+    [("kl_mean", 0.2, "most_kl"), ("agreement", 0.5, "least_agreement"), ("bits_after", 1.6, "most_bits_lost"),
+     ("accuracy_after", 0.8, "most_accuracy_lost")],
+)  # fmt: skip
+def test_a_receipt_past_a_threshold_is_refused_by_name(figure: str, value: float, named: str) -> None:
+    settings = QuantizeSettings()
+    _gate(RECEIPT, settings)
+    with pytest.raises(AthanorError) as caught:
+        _gate({**RECEIPT, figure: value}, settings)
+    assert named in str(caught.value)
+    assert caught.value.code == EXIT_REFUSED
