@@ -124,8 +124,9 @@ def make_artifact(
         clock = time.monotonic()
         try:
             measurements = planned.step.load()(planned.settings, parents, folder, progress)
-        except OSError as problem:
-            raise explain_disk_error(problem, folder) from problem
+        except (AthanorError, OSError) as problem:
+            _tidy(folder)
+            raise explain_disk_error(problem, folder) if isinstance(problem, OSError) else problem from None
         seconds = time.monotonic() - clock
         shutil.rmtree(folder / RESUME, ignore_errors=True)
         record = {**_record(planned, measurements, seconds), "expected": expected or {}}
@@ -134,6 +135,13 @@ def make_artifact(
     total = sum(row["bytes"] for row in artifact.record["files"].values())
     progress.note(f"  → {_short(where)} · {size(total)} · {duration(seconds)}")
     return artifact
+
+
+def _tidy(folder: Path) -> None:
+    """After a refusal: give the space of unfinished files back, keep what a step saved for resuming."""
+    empty_folder(folder, keep=RESUME)
+    if not (folder / RESUME).is_dir():
+        folder.rmdir()
 
 
 def _record(planned: PlannedStep, measurements: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -164,8 +172,10 @@ def _locked(store: Store, name: str) -> Iterator[None]:
                 f"another run is making {name} in {store.root} right now",
                 fix="wait for it, or give this run a store of its own with --store FOLDER",
             ) from None
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _short(path: Path) -> str:

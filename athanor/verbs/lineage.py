@@ -5,15 +5,15 @@ from typing import Any
 import click
 
 from athanor.base.words import say
-from athanor.verbs.options import json_option, print_json, store_option
+from athanor.verbs.options import find_artifact, json_option, print_json, store_option
 
 
-@click.command(epilog="\b\nExample:  athanor lineage\n          athanor lineage model-1f2e3d4c --json")
+@click.command(epilog="\b\nExample:  athanor lineage\n          athanor lineage quantize --json")
 @click.argument("name", required=False)
 @store_option
 @json_option
 def command(name: str | None, store: str | None, as_json: bool) -> None:
-    """Draw the ancestry of the artifact NAME (a unique beginning will do); without NAME, list what there is."""
+    """Draw the ancestry of NAME: an artifact, a unique beginning of it, or a step; without NAME, list what there is."""
     from athanor.store.artifact import find_store
     from athanor.store.lineage import ancestry, draw, summary
 
@@ -35,6 +35,6 @@ def command(name: str | None, store: str | None, as_json: bool) -> None:
             )
         )
         return
-    artifact = place.get(name)
+    artifact = find_artifact(place, name)
     tree: dict[str, Any] = ancestry(place, artifact)
     print_json(tree) if as_json else click.echo(draw(tree))

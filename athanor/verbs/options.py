@@ -47,17 +47,26 @@ def latest(store: Store, kind: str, steps: tuple[str, ...] = ()) -> Artifact:
     raise AthanorError(f"the store {store.root} holds no {kind}", fix="athanor run quickstart")
 
 
+def find_artifact(store: Store, name: str) -> Artifact:
+    """An artifact by its name, a unique beginning of it, or the name of a step of the newest recipe run."""
+    for recipe in reversed(store.recipes()):
+        names = store.remembered(recipe)
+        if name in names and store.has(names[name]):
+            return store.get(names[name])
+    return store.get(name)
+
+
 def find_model(
     store: str | None, name: str | None, steps: tuple[str, ...] = CHAT_ORDER
 ) -> tuple[Path, Artifact | None]:
-    """The folder of a model: an artifact's name, a checkpoint's path, or (unset) the newest model of the store.
+    """A model's folder: by artifact, step (finetune), checkpoint's path, or (unset) the newest of the store.
 
     `steps` gives the order of preference among the models of one run.
     """
     if name and (Path(name).expanduser() / "config.json").is_file():
         return Path(name).expanduser(), None
     place = find_store(store)
-    artifact = place.get(name) if name else latest(place, "model", steps)
+    artifact = find_artifact(place, name) if name else latest(place, "model", steps)
     if artifact.kind != "model":
         raise AthanorError(f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder")
     artifact.verify()

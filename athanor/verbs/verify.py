@@ -4,7 +4,7 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
-from athanor.verbs.options import json_option, print_json, store_option
+from athanor.verbs.options import find_artifact, json_option, print_json, store_option
 
 
 @click.command(epilog="\b\nExample:  athanor verify\n          athanor verify model-1f2e3d4c")
@@ -16,7 +16,7 @@ def command(names: tuple[str, ...], store: str | None, as_json: bool) -> None:
     from athanor.store.artifact import Artifact, find_store
 
     place = find_store(store)
-    folders = [place.get(name).path for name in names] or sorted(
+    folders = [find_artifact(place, name).path for name in names] or sorted(
         path.parent for path in place.artifacts.glob("*/artifact.json")
     )
     problems = {}

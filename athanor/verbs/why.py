@@ -7,7 +7,7 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
-from athanor.verbs.options import json_option, latest, print_json, store_option
+from athanor.verbs.options import find_artifact, json_option, latest, print_json, store_option
 
 
 @click.command(epilog='\b\nExample:  athanor why "Return a list of the words in the string"')
@@ -28,7 +28,7 @@ def command(text: str, name: str | None, minimum: int | None, limit: int, store:
     from athanor.store.artifact import find_store
 
     place = find_store(store)
-    index = place.get(name) if name else latest(place, "index")
+    index = find_artifact(place, name) if name else latest(place, "index")
     if index.kind != "index":
         raise AthanorError(f"{index.id} is not an index", fix="athanor lineage lists the artifacts")
     text = sys.stdin.read() if text == "-" else text

@@ -14,8 +14,8 @@ import pytest
 from athanor.base.errors import AthanorError
 from athanor.data import skills
 from athanor.data.skills import SKILLS, check, examination, held_out, training_conversations
-from athanor.data.skills_exercise import CITIES, LANGUAGES, NAMES, WORDS
-from athanor.data.skills_numbers import words_en, words_zh
+from athanor.data.skills.exercise import CITIES, LANGUAGES, NAMES, WORDS
+from athanor.data.skills.numbers import words_en, words_zh
 
 CHINESE = dict(WORDS) | dict(NAMES) | dict(CITIES)
 IN_LARGE = {"km": "m 千米 米 1000", "m": "cm 米 厘米 100", "cm": "mm 厘米 毫米 10"}

@@ -85,7 +85,7 @@ def test_why_names_the_document_that_taught_it(journey: Journey) -> None:
 
 def test_lineage_reaches_back_to_the_documents(journey: Journey) -> None:
     store, records = journey
-    drawn = athanor("lineage", _id(journey, "quantize"), store=store).stdout
+    drawn = athanor("lineage", "quantize", store=store).stdout
     for step in ("data", "clean", "pack", "pretrain", "finetune", "quantize"):
         assert _id(journey, step) in drawn
     listed = json.loads(athanor("lineage", "--json", store=store).stdout)

@@ -160,3 +160,18 @@ def test_colour_on_a_terminal_unless_the_user_wants_none(no_color: str, tmp_path
     os.close(master)
     assert done.returncode == 2
     assert (b"\x1b[" in said) == (not no_color)
+
+
+def test_a_folder_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
+    """An empty folder, a binary file named .txt, a broken text: named, and no file stays in the store."""
+    cases = {"empty": None, "binary": bytes(range(256)) * 100, "broken": b"\xff\xfe\x00\xd8broken"}
+    for name, content in cases.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        if content is not None:
+            (folder / "notes.txt").write_bytes(content)
+        done = athanor("run", "quickstart", f"data.path={folder}", store=tmp_path / "store", check=False)
+        assert done.returncode == 2
+        assert str(folder) in done.stderr and "allowed:" in done.stderr
+        assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+        assert list((tmp_path / "store" / "work").iterdir()) == []

@@ -222,6 +222,7 @@ async function answer() {
 }
 
 async function receive(message, text, signal) {
+  const started = performance.now(); // the wait for the first token counts, or short answers look absurdly fast
   const response = await fetch("/v1/chat/completions", {
     method: "POST", headers: headers(), body: JSON.stringify(requestBody()), signal,
   }).catch((problem) => {
@@ -229,7 +230,7 @@ async function receive(message, text, signal) {
   });
   if (!response.ok) throw await refusal(response);
   message.dropped = Number(response.headers.get("x-athanor-dropped-turns") ?? 0);
-  let started = 0, drawing = 0;
+  let drawing = 0;
   const draw = () => {
     drawing = 0;
     const follow = nearEnd();
@@ -243,7 +244,6 @@ async function receive(message, text, signal) {
       if (event.error) throw new ServerProblem(event.error.code ?? "other", event.error.message);
       const choice = event.choices[0];
       if (choice?.delta.content) {
-        started ||= performance.now();
         message.content += choice.delta.content;
         drawing ||= requestAnimationFrame(draw);
       }
@@ -259,7 +259,7 @@ async function receive(message, text, signal) {
 }
 
 function figures(tokens, milliseconds) {
-  const rate = ((tokens - 1) * 1000) / milliseconds; // the first token starts the clock
+  const rate = (tokens * 1000) / milliseconds;
   return [tokens, tokens > 4 && Number.isFinite(rate) ? (rate < 10 ? rate.toFixed(1) : Math.round(rate)) : null];
 }
 

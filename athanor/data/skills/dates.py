@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 from random import Random
 
-from athanor.data.skills_exercise import Exercise, Phrases, ask
+from athanor.data.skills.exercise import Exercise, Phrases, ask
 
 MONTHS_EN = "January February March April May June July August September October November December".split()
 FIRST_DAY, LAST_DAY = date(1990, 1, 1), date(2039, 12, 31)

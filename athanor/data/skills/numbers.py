@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from athanor.data.skills_exercise import Exercise, Phrases, ask
+from athanor.data.skills.exercise import Exercise, Phrases, ask
 
 SMALL_EN = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from random import Random
 
-from athanor.data.skills_exercise import CITIES, NAMES, WORDS, Exercise, Phrases, ask, in_language, listed, spaced
+from athanor.data.skills.exercise import CITIES, NAMES, WORDS, Exercise, Phrases, ask, in_language, listed, spaced
 
 COUNT_WORDS: Phrases = {
     "en": ("How many words are in this list: {items}", "Count the words: {items}", "How long is this list? {items}"),

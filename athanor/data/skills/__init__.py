@@ -13,9 +13,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from athanor.base.errors import AthanorError
-from athanor.data import skills_dates, skills_numbers, skills_words
-from athanor.data.skills_exercise import LANGUAGES, Exercise
-from athanor.data.skills_identity import SYSTEM_TURNS, introduce
+from athanor.data.skills import dates, numbers, words
+from athanor.data.skills.exercise import LANGUAGES, Exercise
+from athanor.data.skills.identity import SYSTEM_TURNS, introduce
 
 HELD_OUT_SHARE = 0.125
 IDENTITY_SHARE = 0.04  # of the training conversations
@@ -36,23 +36,23 @@ class Skill(NamedTuple):
 
 
 SKILLS: dict[str, Skill] = {
-    "addition": Skill(skills_numbers.addition, 8_910, 3.0, "a number below 1000 plus one digit"),
-    "subtraction": Skill(skills_numbers.subtraction, 8_910, 3.0, "a number below 1000 minus one digit"),
-    "comparison": Skill(skills_numbers.comparison, 499_500, 1.5, "larger or smaller of two numbers below 1000"),
-    "sorting_numbers": Skill(skills_numbers.sorting_numbers, 2_600_000, 1.5, "three or four numbers, up or down"),
-    "number_words": Skill(skills_numbers.number_words, 10_000, 1.5, "numbers below 10,000 to words and back"),
-    "unit_conversion": Skill(skills_numbers.unit_conversion, 5_994, 1.0, "metric lengths, weights, volumes"),
-    "next_day": Skill(skills_dates.next_day, 18_262, 1.0, "the day after a date of 1990 to 2039"),
-    "date_format": Skill(skills_dates.date_format, 18_262, 1.0, "ISO date to long form and back"),
-    "counting_words": Skill(skills_words.counting_words, 10**6, 1.0, "the words of a list"),
-    "counting_letters": Skill(skills_words.counting_letters, 800_000, 1.0, "occurrences of a letter in a row of six"),
-    "sorting_words": Skill(skills_words.sorting_words, 750_000, 1.0, "three to five words alphabetically"),
-    "reversing": Skill(skills_words.reversing, 10**6, 1.0, "three to six words, last first"),
-    "repeating": Skill(skills_words.repeating, 7_800, 1.0, "two words, several times"),
-    "picking": Skill(skills_words.picking, 10**6, 1.0, "the word at a place of a list"),
-    "upper_case": Skill(skills_words.upper_case, 10**6, 1.0, "two to five words in capitals"),
-    "bullet_list": Skill(skills_words.bullet_list, 10**6, 1.0, "items as lines that begin with a dash"),
-    "json_object": Skill(skills_words.json_object, 21_600, 1.0, "a sentence about a person as JSON"),
+    "addition": Skill(numbers.addition, 8_910, 3.0, "a number below 1000 plus one digit"),
+    "subtraction": Skill(numbers.subtraction, 8_910, 3.0, "a number below 1000 minus one digit"),
+    "comparison": Skill(numbers.comparison, 499_500, 1.5, "larger or smaller of two numbers below 1000"),
+    "sorting_numbers": Skill(numbers.sorting_numbers, 2_600_000, 1.5, "three or four numbers, up or down"),
+    "number_words": Skill(numbers.number_words, 10_000, 1.5, "numbers below 10,000 to words and back"),
+    "unit_conversion": Skill(numbers.unit_conversion, 5_994, 1.0, "metric lengths, weights, volumes"),
+    "next_day": Skill(dates.next_day, 18_262, 1.0, "the day after a date of 1990 to 2039"),
+    "date_format": Skill(dates.date_format, 18_262, 1.0, "ISO date to long form and back"),
+    "counting_words": Skill(words.counting_words, 10**6, 1.0, "the words of a list"),
+    "counting_letters": Skill(words.counting_letters, 800_000, 1.0, "occurrences of a letter in a row of six"),
+    "sorting_words": Skill(words.sorting_words, 750_000, 1.0, "three to five words alphabetically"),
+    "reversing": Skill(words.reversing, 10**6, 1.0, "three to six words, last first"),
+    "repeating": Skill(words.repeating, 7_800, 1.0, "two words, several times"),
+    "picking": Skill(words.picking, 10**6, 1.0, "the word at a place of a list"),
+    "upper_case": Skill(words.upper_case, 10**6, 1.0, "two to five words in capitals"),
+    "bullet_list": Skill(words.bullet_list, 10**6, 1.0, "items as lines that begin with a dash"),
+    "json_object": Skill(words.json_object, 21_600, 1.0, "a sentence about a person as JSON"),
 }
 
 
