@@ -5,6 +5,7 @@ A new verb is one file in `verbs/` with a `click.Command` called `command`, and 
 
 import importlib
 import json
+import keyword
 import os
 import sys
 from typing import Any
@@ -23,6 +24,11 @@ VERBS = {  # verb: (English, 中文)
     ),
     "chat": ("talk to a model in the terminal", "在终端里与模型对话"),
     "serve": ("serve a model: OpenAI API, and a chat page at /", "提供服务：OpenAI 接口与聊天网页"),
+    "import": ("take a Hugging Face checkpoint into the store", "将 Hugging Face 检查点导入仓库"),
+    "export": (
+        "write a model for transformers (hf) or llama.cpp (gguf)",
+        "导出模型：transformers（hf）或 llama.cpp（gguf）",
+    ),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),
     "lineage": ("what an artifact was made from", "一个产物的来历"),
     "verify": ("check every byte of the store against its records", "逐字节校验仓库"),
@@ -36,6 +42,11 @@ Example:  athanor run quickstart data.path=~/notes && athanor chat
 """
 
 
+def module_of(verb: str) -> str:
+    """The file of a verb: its name, with _ behind it where the name is a word of Python (`import`)."""
+    return verb + "_" if keyword.iskeyword(verb) else verb
+
+
 class VerbGroup(click.Group):
     """Lists verbs from the table without importing them."""
 
@@ -45,7 +56,7 @@ class VerbGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"athanor.verbs.{name}").command
+        command: click.Command = importlib.import_module(f"athanor.verbs.{module_of(name)}").command
         command.short_help = say(*VERBS[name])
         return command
 

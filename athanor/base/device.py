@@ -49,6 +49,20 @@ def matmul_flops(dtype_name: str, device_name: str = "cpu") -> float:
     return 2 * width**3 / best
 
 
+@functools.cache
+def memory_bandwidth(device_name: str = "cpu") -> float:
+    """Measured bytes per second of reading far more numbers than any cache holds: the best of several sums."""
+    import torch
+
+    numbers = torch.ones(100_000_000, device=device_name)
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        float(numbers.sum())
+        best = min(best, time.perf_counter() - start)
+    return numbers.nbytes / best
+
+
 def fast_dtype(device: "torch.device") -> "torch.dtype":
     """bf16 where the hardware multiplies it (GPUs, CPUs with AVX512-BF16 or AMX), else fp32.
 

@@ -21,7 +21,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'0.4 s', '9 s', '1:05', '2:01:05', '3 days'."""
+    """'0.4 s', '9 s', '1:05', '2:01:05', '3 days', '12 years'."""
     if seconds < 1:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -31,7 +31,8 @@ def duration(seconds: float) -> str:
         return f"{whole // 60}:{whole % 60:02d}"
     if whole < 2 * 86400:
         return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-    return f"{seconds / 86400:,.0f} days"
+    days = seconds / 86400
+    return f"{days:,.0f} days" if days < 2 * 365.25 else f"{days / 365.25:,.0f} years"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

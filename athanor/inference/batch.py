@@ -251,5 +251,5 @@ class Batch:
 
 
 def model_dtype(model: LanguageModel) -> torch.dtype:
-    """The number type of the stream between the layers: that of the final norm (weights may be quantised)."""
-    return model.trunk.norm.weight.dtype
+    """The number type of the stream between the layers: that of the norms (weights may be quantised)."""
+    return model.trunk.blocks[0].attention_norm.weight.dtype

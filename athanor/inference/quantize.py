@@ -32,10 +32,10 @@ from athanor.inference.int4 import (
     quantize_int4,
     quantize_int8,
 )
-from athanor.models.convert import Stored, load_checkpoint, read_object, refuse_pickles, rows_of, write_object
-from athanor.models.families import family_of, read_config, their_config
+from athanor.models.config import TransformerConfig
+from athanor.models.convert import Stored, fill_one, load_checkpoint, read_object, refuse_pickles, rows_of, write_object
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
+from athanor.models.settings import family_of, read_config, their_config
 
 METHOD, WEIGHTS = "athanor-int4", "model.athanor-int4.safetensors"
 
@@ -59,20 +59,20 @@ class Quantization:
             raise AthanorError(f"symmetric={self.symmetric!r}", allowed="true or false")
 
     def bits(self, name: str, config: TransformerConfig) -> int | None:
-        """Bits of one of our tensors; None: it stays as it is (norms, biases, learned positions)."""
+        """Bits of one of our tensors; None: it stays as it is (norms, biases, routers, positions)."""
         if name == "tokens.weight":
             return max(self.embedding_bits, self.head_bits) if config.tied else self.embedding_bits
         if name == "head.weight":
             return self.head_bits
-        matrix = name.startswith("trunk.blocks.") and name.endswith(".weight") and "norm" not in name
-        return 4 if matrix else None
+        matrix = name.startswith("trunk.blocks.") and name.endswith(".weight")
+        return 4 if matrix and "norm" not in name and "router" not in name else None
 
 
 def quantize_model(model: LanguageModel, settings: Quantization | None = None) -> LanguageModel:
     """A new model with the same weights in INT4, computing with the `plain` kernel; the given one is left alone."""
     settings = settings or Quantization()
     tensors = dict(_quantize_all(model.state_dict().items(), model.config, settings))
-    return _assemble(model.config, tensors, settings, model.trunk.norm.weight.dtype)
+    return _assemble(model.config, tensors, settings, model.trunk.blocks[0].attention_norm.weight.dtype)
 
 
 def quantize_checkpoint(source: Path, target: Path, settings: Quantization | None = None) -> dict[str, Any]:
@@ -89,14 +89,10 @@ def quantize_checkpoint(source: Path, target: Path, settings: Quantization | Non
         ours = LanguageModel(config).state_dict()
 
     def weights() -> Iterator[tuple[str, Tensor]]:
-        for name, row, layer in rows_of(family, config, ours):
-            places = ours[name].split(row.rows(config)) if row.rows else (ours[name],)
-            pieces = []
-            for their_name, place in zip(row.theirs, places, strict=True):
-                place = place.t() if row.transposed else place
-                piece = stored.read(their_name.format(layer), tuple(place.shape))
-                pieces.append(piece.t() if row.transposed else piece)
-            yield name, torch.cat(pieces)
+        for name, row, their_names in rows_of(family, config, ours):
+            weight = torch.empty(ours[name].shape, dtype=stored.dtype_of(their_names[0]))
+            fill_one(weight, row, their_names, config, stored)
+            yield name, weight
 
     return _write(dict(_quantize_all(weights(), config, settings)), config, settings, target, stored.dtype())
 
@@ -119,7 +115,7 @@ def save_quantized(model: LanguageModel, folder: Path) -> dict[str, Any]:
         if model.config.tied and stem == "head":
             continue
         named[f"{stem}.weight.{last}" if last in ("codes", "scale", "zero") else name] = tensor
-    return _write(named, model.config, settings, folder, model.trunk.norm.weight.dtype)
+    return _write(named, model.config, settings, folder, model.trunk.blocks[0].attention_norm.weight.dtype)
 
 
 def load_model(
@@ -145,7 +141,9 @@ def load_model(
     refuse_pickles(folder)
     _, config = read_config(record, str(folder / "config.json"))
     tensors = _read_tensors(folder / WEIGHTS, config, settings)
-    model = _assemble(config, tensors, settings, dtype or tensors["trunk.norm.weight"].dtype).to(device)
+    model = _assemble(config, tensors, settings, dtype or tensors["trunk.blocks.0.attention_norm.weight"].dtype).to(
+        device
+    )
     set_kernel(model, kernel)
     return model
 

@@ -4,6 +4,7 @@ Reading is strict. A checkpoint is data from a stranger: nothing in it is run, e
 use, and whatever does not fit is refused with its file and tensor.
 """
 
+import itertools
 import json
 import math
 import pickle
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.base.tensorfile import read_tensor_header
-from athanor.models.families import Family, Weight, family_of, read_config, their_config
+from athanor.models.config import TransformerConfig
+from athanor.models.families import Family
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
+from athanor.models.names import Weight
+from athanor.models.settings import family_of, read_config, their_config
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BITS = {"F32": 32, "F16": 16, "BF16": 16}
@@ -109,25 +112,27 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path, shard_bytes: int)
     write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def rows_of(family: Family, config: TransformerConfig, ours: Mapping[str, Any]) -> Iterator[tuple[str, Weight, int]]:
-    """Every tensor this network has: our full name, its row of the family's table, and its layer."""
+def rows_of(
+    family: Family, config: TransformerConfig, ours: Mapping[str, Any]
+) -> Iterator[tuple[str, Weight, tuple[str, ...]]]:
+    """Every tensor this network has: our full name, its row of the family's table, and their full names."""
     for row in family.tensors:
-        for layer in range(config.layers) if "{}" in row.ours else (0,):
-            name = row.ours.format(layer)
+        counts = (config.layers, config.experts or 0)[: row.ours.count("{}")]
+        for place in itertools.product(*map(range, counts)):
+            name = row.ours.format(*place)
             if name in ours:
-                yield name, row, layer
+                yield name, row, tuple(their_name.format(*place) for their_name in row.theirs)
 
 
 def their_tensors(model: LanguageModel, family: Family) -> Iterator[tuple[str, Tensor]]:
     """Our weights under Hugging Face names, cut into the pieces they store."""
     ours = model.state_dict()
     written = set()
-    for name, row, layer in rows_of(family, model.config, ours):
-        weight = ours[name].detach().cpu()
+    for name, row, their_names in rows_of(family, model.config, ours):
+        pieces = row.pieces(model.config, ours[name].detach().cpu())
         written.add(name)
-        pieces = weight.split(row.rows(model.config)) if row.rows else (weight,)
-        for their_name, piece in zip(row.theirs, pieces, strict=True):
-            yield their_name.format(layer), (piece.t() if row.transposed else piece).contiguous()
+        for their_name, piece in zip(their_names, pieces, strict=True):
+            yield their_name, piece.reshape(row.stored_shape(piece)).contiguous()
     left = sorted(set(ours) - written)
     if left:
         raise AthanorError(f"{left[0]} has no name in a {family.name} checkpoint", fix="merge or remove adapters first")
@@ -136,16 +141,21 @@ def their_tensors(model: LanguageModel, family: Family) -> Iterator[tuple[str, T
 def fill(model: LanguageModel, family: Family, stored: "Stored") -> None:
     """Copy every stored tensor to its place; nothing may be missing, left over, misshaped or not finite."""
     ours = model.state_dict()
-    wanted = set()
-    for name, row, layer in rows_of(family, model.config, ours):
-        target = ours[name]
-        pieces = target.split(row.rows(model.config)) if row.rows else (target,)
-        for their_name, piece in zip((name.format(layer) for name in row.theirs), pieces, strict=True):
-            wanted.add(their_name)
-            place = piece.t() if row.transposed else piece
-            place.copy_(stored.read(their_name, tuple(place.shape)))
-    assert not set(ours) - {name for name, _, _ in rows_of(family, model.config, ours)}, "a row is missing in FAMILIES"
+    wanted, filled = set(), set()
+    for name, row, their_names in rows_of(family, model.config, ours):
+        fill_one(ours[name], row, their_names, model.config, stored)
+        filled.add(name)
+        wanted.update(their_names)
+    assert filled == set(ours), "a row is missing in the family's tensors"
     refuse_extra(model, family, stored, wanted)
+
+
+def fill_one(
+    target: Tensor, row: Weight, their_names: tuple[str, ...], config: TransformerConfig, stored: "Stored"
+) -> None:
+    """Copy the pieces of one of our tensors to their places."""
+    for their_name, place in zip(their_names, row.pieces(config, target), strict=True):
+        place.copy_(stored.read(their_name, row.stored_shape(place)).view(place.shape))
 
 
 def refuse_extra(model: LanguageModel, family: Family, stored: "Stored", wanted: set[str]) -> None:
@@ -212,6 +222,12 @@ class Stored:
             for entry in header.values():
                 size[entry["dtype"]] = size.get(entry["dtype"], 0) + math.prod(entry["shape"])
         return DTYPES[max(sorted(size), key=size.__getitem__)]
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """The number type of one tensor."""
+        if name not in self.places:
+            raise AthanorError(f"{self.folder}: the tensor {name} is missing")
+        return DTYPES[self.headers[self.places[name]][name]["dtype"]]
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, of the shape asked for and finite."""

@@ -1,35 +1,25 @@
-"""Which networks we know by name: how a Hugging Face `config.json` says them, and what it calls their tensors.
+"""Which networks we know by name: one row per family, from its `config.json` to ours.
 
-A family is one row of FAMILIES. Adding one means a row here and its parity test.
+Adding a family means a row here, its tensors in `names.py`, and its parity test.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, Literal
 
-from athanor.base.errors import AthanorError
-from athanor.models.transformer import TransformerConfig
-
-# Keys of a config.json that say nothing about the network itself.
-HARMLESS = frozenset(
-    "architectures attention_dropout attn_pdrop embd_pdrop resid_pdrop bos_token_id eos_token_id pad_token_id dtype "
-    "torch_dtype initializer_range model_type transformers_version use_cache _name_or_path chunk_size_feed_forward "
-    "id2label label2id output_attentions output_hidden_states return_dict problem_type task_specific_params "
-    "is_encoder_decoder gradient_checkpointing sep_token_id decoder_start_token_id".split()
+from athanor.models.names import (
+    GLM4_LAYER,
+    GPT1_TENSORS,
+    GPT2_TENSORS,
+    GPTJ_TENSORS,
+    LLAMA_LAYER,
+    MIXTRAL_EXPERTS,
+    NEOX_TENSORS,
+    OPT_TENSORS,
+    OUTSIDE_LAYERS,
+    QWEN3_EXPERTS,
+    Weight,
 )
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor of ours and the Hugging Face tensors it is made of, stacked along the rows; {} is the layer number.
-
-    `rows` names the height of each piece where there are several; `transposed`: theirs is stored (in, out).
-    """
-
-    ours: str
-    theirs: tuple[str, ...]
-    rows: Callable[[TransformerConfig], tuple[int, ...]] | None = None
-    transposed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,8 +34,15 @@ class Family:
         required: their keys with the only value we can run; a key left out has that value too.
         optional: their keys that may be absent, with the value `transformers` then takes.
         tensors: what the weights are called.
+        equal: their keys that must be missing, null, or equal to another of theirs.
+        old_keys: other names of a key, such as those of earlier versions -> the one we write.
         derived: endings of tensor names that hold nothing learned and may be skipped.
         rope_settings: whether config.json carries `rope_parameters`.
+        rotated: their key that counts the rotated numbers of a head, where there is one.
+        windows: which layers see a sliding window: none, all of them always, all when switched on, or a choice.
+        dense_layers: whether layers without experts may stand between those that have them.
+        activation: their key that names the activation, when the family has a choice of them.
+        activations: its values -> our `mlp`; the first name is the one we write.
     """
 
     name: str
@@ -55,73 +52,16 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, Any] = field(default_factory=dict)
     optional: Mapping[str, Any] = field(default_factory=dict)
+    equal: Mapping[str, str] = field(default_factory=dict)
+    old_keys: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
     rope_settings: bool = True
+    rotated: str | None = None
+    windows: Literal["none", "always", "switched", "by_layer"] = "none"
+    dense_layers: bool = False
+    activation: str | None = None
+    activations: Mapping[str, str] = field(default_factory=dict)
 
-
-def qkv_rows(config: TransformerConfig) -> tuple[int, ...]:
-    """Heights of q, k and v in our one tensor."""
-    size = config.head_size
-    return config.heads * size, config.key_heads * size, config.key_heads * size
-
-
-def gate_up_rows(config: TransformerConfig) -> tuple[int, ...]:
-    """Heights of gate and up in our one tensor."""
-    return config.hidden, config.hidden
-
-
-ATTENTION = "model.layers.{}.self_attn."
-QKV = tuple(ATTENTION + name for name in ("q_proj", "k_proj", "v_proj"))
-
-OUTSIDE_LAYERS = (
-    Weight("tokens.weight", ("model.embed_tokens.weight",)),
-    Weight("trunk.norm.weight", ("model.norm.weight",)),
-    Weight("head.weight", ("lm_head.weight",)),
-)
-LAYER = (
-    Weight("trunk.blocks.{}.attention_norm.weight", ("model.layers.{}.input_layernorm.weight",)),
-    Weight("trunk.blocks.{}.attention.qkv.weight", tuple(name + ".weight" for name in QKV), qkv_rows),
-    Weight("trunk.blocks.{}.attention.qkv.bias", tuple(name + ".bias" for name in QKV), qkv_rows),
-    Weight("trunk.blocks.{}.attention.q_norm.weight", (ATTENTION + "q_norm.weight",)),
-    Weight("trunk.blocks.{}.attention.k_norm.weight", (ATTENTION + "k_norm.weight",)),
-    Weight("trunk.blocks.{}.attention.out.weight", (ATTENTION + "o_proj.weight",)),
-    Weight("trunk.blocks.{}.mlp.down.weight", ("model.layers.{}.mlp.down_proj.weight",)),
-)
-LLAMA_LAYER = (
-    *LAYER,
-    Weight("trunk.blocks.{}.mlp_norm.weight", ("model.layers.{}.post_attention_layernorm.weight",)),
-    Weight(
-        "trunk.blocks.{}.mlp.up.weight",
-        ("model.layers.{}.mlp.gate_proj.weight", "model.layers.{}.mlp.up_proj.weight"),
-        gate_up_rows,
-    ),
-)
-GLM4_LAYER = (
-    *LAYER,
-    Weight("trunk.blocks.{}.attention_norm_out.weight", ("model.layers.{}.post_self_attn_layernorm.weight",)),
-    Weight("trunk.blocks.{}.mlp_norm.weight", ("model.layers.{}.post_attention_layernorm.weight",)),
-    Weight("trunk.blocks.{}.mlp_norm_out.weight", ("model.layers.{}.post_mlp_layernorm.weight",)),
-    Weight("trunk.blocks.{}.mlp.up.weight", ("model.layers.{}.mlp.gate_up_proj.weight",)),
-)
-GPT2_TENSORS = (
-    Weight("tokens.weight", ("transformer.wte.weight",)),
-    Weight("positions.weight", ("transformer.wpe.weight",)),
-    Weight("trunk.norm.weight", ("transformer.ln_f.weight",)),
-    Weight("trunk.norm.bias", ("transformer.ln_f.bias",)),
-    Weight("head.weight", ("lm_head.weight",)),
-    *(
-        Weight(f"trunk.blocks.{{}}.{ours}.{part}", (f"transformer.h.{{}}.{theirs}.{part}",), None, turned)
-        for ours, theirs, is_product in (
-            ("attention_norm", "ln_1", False),
-            ("attention.qkv", "attn.c_attn", True),
-            ("attention.out", "attn.c_proj", True),
-            ("mlp_norm", "ln_2", False),
-            ("mlp.up", "mlp.c_fc", True),
-            ("mlp.down", "mlp.c_proj", True),
-        )
-        for part, turned in (("weight", is_product), ("bias", False))
-    ),
-)
 
 LLAMA_SETTINGS = {
     "vocab_size": "vocabulary",
@@ -145,7 +85,35 @@ GPT2_SETTINGS = {
     "layer_norm_epsilon": "norm_eps",
     "tie_word_embeddings": "tied",
 }
-NO_WINDOW = {"use_sliding_window": False, "sliding_window": None}
+MIXTRAL_SETTINGS = {**LLAMA_SETTINGS, "num_local_experts": "experts", "num_experts_per_tok": "experts_per_token"}
+QWEN3_MOE_SETTINGS = {
+    **LLAMA_SETTINGS,
+    "num_experts": "experts",
+    "num_experts_per_tok": "experts_per_token",
+    "moe_intermediate_size": "expert_hidden",
+    "norm_topk_prob": "router_normal",
+}
+OPT_SETTINGS = {
+    "vocab_size": "vocabulary",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "ffn_dim": "hidden",
+    "max_position_embeddings": "max_positions",
+    "tie_word_embeddings": "tied",
+}
+NEOX_SETTINGS = {
+    "vocab_size": "vocabulary",
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden",
+    "max_position_embeddings": "max_positions",
+    "layer_norm_eps": "norm_eps",
+    "tie_word_embeddings": "tied",
+    "use_parallel_residual": "parallel",
+}
+LAYER_NORM_BIASES = {"norm": "layer", "bias_qkv": True, "bias_out": True, "bias_mlp": True}
 GLM_FIXED = {"rope_share": 0.5, "rope_pairs": "neighbours", "norm_place": "around"}
 
 FAMILIES: dict[str, Family] = {
@@ -165,8 +133,14 @@ FAMILIES: dict[str, Family] = {
             architecture="Qwen2ForCausalLM",
             settings=LLAMA_SETTINGS,
             fixed={"bias_qkv": True},
-            required={"hidden_act": "silu", **NO_WINDOW},
-            optional={"tie_word_embeddings": False, "rms_norm_eps": 1e-6},
+            required={"hidden_act": "silu"},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1e-6,
+                "num_key_value_heads": 32,
+                "sliding_window": 4_096,
+            },
+            windows="by_layer",
             tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER),
         ),
         Family(
@@ -174,8 +148,15 @@ FAMILIES: dict[str, Family] = {
             architecture="Qwen3ForCausalLM",
             settings=LLAMA_SETTINGS,
             fixed={"norm_qk": True},
-            required={"hidden_act": "silu", "attention_bias": False, **NO_WINDOW},
-            optional={"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "head_dim": 128},
+            required={"hidden_act": "silu", "attention_bias": False},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1e-6,
+                "num_key_value_heads": 32,
+                "head_dim": 128,
+                "sliding_window": 4_096,
+            },
+            windows="by_layer",
             tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER),
         ),
         Family(
@@ -184,21 +165,20 @@ FAMILIES: dict[str, Family] = {
             settings={**LLAMA_SETTINGS, "attention_bias": "bias_qkv"},
             fixed=GLM_FIXED,
             required={"hidden_act": "silu"},
-            optional={"tie_word_embeddings": False, "rms_norm_eps": 1.5625e-07, "attention_bias": False},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1.5625e-07,
+                "attention_bias": True,
+                "num_key_value_heads": 2,
+                "head_dim": 128,
+            },
             tensors=(*OUTSIDE_LAYERS, *GLM4_LAYER),
         ),
         Family(
             name="gpt2",
             architecture="GPT2LMHeadModel",
             settings=GPT2_SETTINGS,
-            fixed={
-                "position": "learned",
-                "norm": "layer",
-                "mlp": "gelu_tanh",
-                "bias_qkv": True,
-                "bias_out": True,
-                "bias_mlp": True,
-            },
+            fixed={"position": "learned", "mlp": "gelu_tanh", **LAYER_NORM_BIASES},
             required={
                 "activation_function": "gelu_new",
                 "scale_attn_weights": True,
@@ -211,115 +191,134 @@ FAMILIES: dict[str, Family] = {
             derived=(".attn.bias", ".attn.masked_bias"),
             rope_settings=False,
         ),
+        Family(
+            name="mistral",
+            architecture="MistralForCausalLM",
+            settings=LLAMA_SETTINGS,
+            required={"hidden_act": "silu"},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1e-6,
+                "num_key_value_heads": 8,
+                "sliding_window": 4_096,
+            },
+            tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER),
+            windows="always",
+        ),
+        Family(
+            name="mixtral",
+            architecture="MixtralForCausalLM",
+            settings=MIXTRAL_SETTINGS,
+            required={"hidden_act": "silu", "router_jitter_noise": 0.0},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1e-5,
+                "num_key_value_heads": 8,
+                "num_local_experts": 8,
+                "num_experts_per_tok": 2,
+                "rope_theta": 1e6,
+            },
+            tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER, *MIXTRAL_EXPERTS),
+            windows="always",
+        ),
+        Family(
+            name="qwen3_moe",
+            architecture="Qwen3MoeForCausalLM",
+            settings=QWEN3_MOE_SETTINGS,
+            fixed={"norm_qk": True},
+            required={"hidden_act": "silu", "attention_bias": False},
+            optional={
+                "tie_word_embeddings": False,
+                "rms_norm_eps": 1e-6,
+                "num_key_value_heads": 4,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "moe_intermediate_size": 768,
+                "norm_topk_prob": False,
+                "sliding_window": 4_096,
+            },
+            tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER, *QWEN3_EXPERTS),
+            old_keys={"num_local_experts": "num_experts"},
+            windows="switched",
+            dense_layers=True,
+        ),
+        Family(
+            name="opt",
+            architecture="OPTForCausalLM",
+            settings=OPT_SETTINGS,
+            fixed={
+                "position": "learned",
+                "position_offset": 2,
+                "norm_eps": 1e-5,
+                "mlp": "relu",
+                **LAYER_NORM_BIASES,
+            },
+            required={
+                "activation_function": "relu",
+                "do_layer_norm_before": True,
+                "_remove_final_layer_norm": False,
+                "enable_bias": True,
+                "layer_norm_elementwise_affine": True,
+            },
+            optional={"tie_word_embeddings": True},
+            equal={"word_embed_proj_dim": "hidden_size"},
+            tensors=OPT_TENSORS,
+            rope_settings=False,
+        ),
+        Family(
+            name="openai-gpt",
+            architecture="OpenAIGPTLMHeadModel",
+            settings={key: ours for key, ours in GPT2_SETTINGS.items() if key != "n_inner"},
+            fixed={"position": "learned", "mlp": "gelu_tanh", "norm_place": "after", **LAYER_NORM_BIASES},
+            required={"afn": "gelu"},
+            optional={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5},
+            tensors=GPT1_TENSORS,
+            derived=(".attn.bias",),
+            rope_settings=False,
+        ),
+        Family(
+            name="gpt_neox",
+            architecture="GPTNeoXForCausalLM",
+            settings=NEOX_SETTINGS,
+            fixed=LAYER_NORM_BIASES,
+            required={"attention_bias": True},
+            optional={
+                "tie_word_embeddings": False,
+                "layer_norm_eps": 1e-5,
+                "use_parallel_residual": True,
+                "partial_rotary_factor": 0.25,
+                "hidden_act": "gelu",
+            },
+            old_keys={"rotary_pct": "partial_rotary_factor", "rotary_emb_base": "rope_theta"},
+            tensors=NEOX_TENSORS,
+            derived=(".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq"),
+            activation="hidden_act",
+            activations={"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "relu": "relu"},
+        ),
+        Family(
+            name="gptj",
+            architecture="GPTJForCausalLM",
+            settings=GPT2_SETTINGS,
+            fixed={
+                "rope_pairs": "neighbours",
+                "parallel": True,
+                "shared_norm": True,
+                "norm": "layer",
+                "mlp": "gelu_tanh",
+                "bias_mlp": True,
+                "bias_head": True,
+            },
+            required={"activation_function": "gelu_new", "scale_attn_weights": True},
+            optional={
+                "tie_word_embeddings": False,
+                "layer_norm_epsilon": 1e-5,
+                "n_inner": None,
+                "rotary_dim": 64,
+            },
+            tensors=GPTJ_TENSORS,
+            derived=(".attn.bias", ".attn.masked_bias"),
+            rope_settings=False,
+            rotated="rotary_dim",
+        ),
     )
 }
-
-
-def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, TransformerConfig]:
-    """The family and our config for a parsed config.json.
-
-    Raises:
-        AthanorError: an unknown family, a setting we do not know, or a value we cannot run; `where` is named.
-    """
-    if "auto_map" in theirs:
-        raise AthanorError(
-            f"{where}: `auto_map` asks us to run code that came with the checkpoint",
-            allowed="weights and settings only",
-            fix="convert it to a known family with its own library first",
-        )
-    family = FAMILIES.get(str(theirs.get("model_type")))
-    if family is None:
-        raise AthanorError(
-            f"{where}: model_type={theirs.get('model_type')!r} is not a family we know", allowed=", ".join(FAMILIES)
-        )
-    known = {*family.settings, *family.required, *HARMLESS, *SPECIAL[family.rope_settings]}
-    unknown = sorted(set(theirs) - known)
-    if unknown:
-        raise AthanorError(
-            f"{where}: {family.name} settings we do not know: {', '.join(unknown)}",
-            allowed=", ".join(sorted(known - HARMLESS)),
-            fix="ignoring a setting could change the results silently, so it is refused",
-        )
-    for key, only in family.required.items():
-        if theirs.get(key, only) != only and not (only is None and not theirs.get("use_sliding_window", False)):
-            raise AthanorError(f"{where}: {key}={theirs[key]!r} is not supported", allowed=f"{key}={only!r}")
-    return family, our_config(family, theirs, where)
-
-
-# JSON types that may stand for each type of our fields; an integer is a fine base or epsilon, true is no layer count.
-KINDS: dict[Any, tuple[type, ...]] = {int: (int,), int | None: (int,), float: (float, int), bool: (bool,)}
-SPECIAL = {True: ("rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor", "layer_types",
-                  "max_window_layers"), False: ("n_ctx", "summary_type", "summary_use_proj",
-                  "summary_activation", "summary_proj_to_labels", "summary_first_dropout")}  # fmt: skip
-
-
-def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> TransformerConfig:
-    """Translate settings one by one and let TransformerConfig check the whole."""
-    fields = dict(family.fixed)
-    kinds = {name: KINDS[hint] for name, hint in get_type_hints(TransformerConfig).items() if hint in KINDS}
-    for key, ours in family.settings.items():
-        value = theirs.get(key, family.optional.get(key))
-        if value is None and ours not in ("kv_heads", "head_width", "hidden"):
-            raise AthanorError(f"{where}: {key} is missing", fix="the config.json is not complete")
-        if value is not None and type(value) not in kinds[ours]:
-            raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in kinds[ours]))
-        fields[ours] = value
-    if fields["hidden"] is None:  # GPT-2 writes n_inner only when it is not four widths
-        fields["hidden"] = 4 * fields["width"]
-    if family.rope_settings:
-        fields["rope_base"] = rope_base(family, theirs, where)
-    try:
-        return TransformerConfig(**fields).complete()
-    except (ValueError, TypeError) as error:
-        raise AthanorError(f"{where}: {error}") from error
-
-
-def rope_base(family: Family, theirs: Mapping[str, Any], where: str) -> float:
-    """The base of the rotation from either place config.json may name it; scaling is refused."""
-    settings = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
-    kind = settings.pop("rope_type", settings.pop("type", "default"))
-    settings.pop("type", None)
-    base = settings.pop("rope_theta", theirs.get("rope_theta", 10_000.0))
-    share = settings.pop("partial_rotary_factor", theirs.get("partial_rotary_factor"))
-    expected = family.fixed.get("rope_share", 1.0)
-    if share is not None and share != expected:
-        raise AthanorError(f"{where}: partial_rotary_factor={share} is not supported", allowed=str(expected))
-    if kind != "default" or settings:
-        raise AthanorError(f"{where}: rope_type={kind!r} {settings or ''} is not supported", allowed="'default'")
-    layer_types = set(theirs.get("layer_types") or ())
-    if layer_types - {"full_attention"}:
-        raise AthanorError(f"{where}: layer_types={sorted(layer_types)}", allowed="full_attention")
-    return float(base)
-
-
-def their_config(family: Family, config: TransformerConfig, dtype: str) -> dict[str, Any]:
-    """The config.json that makes `transformers` build this network.
-
-    Args:
-        dtype: name of the number type the weights are stored in, such as 'bfloat16'.
-    """
-    whole = config.complete()
-    settings = {key: getattr(whole, ours) for key, ours in family.settings.items()}
-    out: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
-    # Left out, these would take the numbers of the family's best known member, which this vocabulary may not have.
-    out |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    out |= {key: value for key, value in family.required.items() if key != "pretraining_tp"} | settings
-    if family.rope_settings:
-        out["rope_theta"] = whole.rope_base
-        out["rope_parameters"] = {"rope_type": "default", "rope_theta": whole.rope_base}
-        if "rope_share" in family.fixed:
-            out["partial_rotary_factor"] = out["rope_parameters"]["partial_rotary_factor"] = whole.rope_share
-    return out
-
-
-def family_of(config: TransformerConfig) -> Family:
-    """The first family whose config.json can say exactly this network.
-
-    Raises:
-        AthanorError: when none can.
-    """
-    for family in FAMILIES.values():
-        alike = all(getattr(config, name) == value for name, value in family.fixed.items())
-        if alike and our_config(family, their_config(family, config, ""), family.name) == config.complete():
-            return family
-    raise AthanorError(f"no family can express {config}", allowed=", ".join(FAMILIES))

@@ -167,14 +167,21 @@ class SwiGlu(Function):
 class CausalMask:
     """Who attends to whom in rows of packed documents: position t to s when start(t) <= s <= t.
 
+    A window of W keys moves the start: max(start(t), t - W + 1) (Longformer, Beltagy et al. 2020, section 3.1;
+    Mistral 7B, Jiang et al. 2023, section 2).
+
     Args:
         length: positions per row (T).
         starts_BT: first position of each position's document; None: 0 everywhere.
         device: where the mask is used.
+        window: most keys a query attends to, its own included; None: no limit.
     """
 
-    def __init__(self, length: int, starts_BT: Tensor | None, device: torch.device):
+    def __init__(self, length: int, starts_BT: Tensor | None, device: torch.device, window: int | None = None):
         place_T = torch.arange(length, device=device)
+        if window is not None and window < length:
+            first_T = (place_T - window + 1).clamp_min(0)
+            starts_BT = first_T[None] if starts_BT is None else torch.maximum(starts_BT, first_T)
         self.length, self.starts_BT = length, starts_BT
         self.allowed_BTS = (place_T[:, None] >= place_T)[None]
         if starts_BT is not None:
@@ -195,7 +202,7 @@ class CausalMask:
         for row in range(rows):
             for block, first in enumerate(range(0, self.length, QUERY_BLOCK)):
                 last = min(first + QUERY_BLOCK, self.length)
-                start = 0 if self.block_starts is None else self.block_starts[row][block]
+                start = 0 if self.block_starts is None else self.block_starts[row % len(self.block_starts)][block]
                 yield row, slice(first, last), slice(start, last)
 
 

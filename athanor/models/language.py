@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.models import kernels
-from athanor.models.transformer import Attention, Cache, FeedForward, Transformer, TransformerConfig
+from athanor.models.config import TransformerConfig
+from athanor.models.feedforward import FeedForward, Routes
+from athanor.models.transformer import Attention, Cache, Transformer
 
 IGNORED = -100  # a target with this value is not scored (the convention of torch and transformers)
 
@@ -28,9 +30,10 @@ class LanguageModel(nn.Module):
             raise ValueError("a language model needs config.vocabulary, the number of token ids")
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        self.positions = nn.Embedding(config.max_positions, config.width) if config.position == "learned" else None
+        learned = config.position == "learned"
+        self.positions = nn.Embedding(config.max_positions + config.position_offset, config.width) if learned else None
         self.trunk = Transformer(config)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
+        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias_head)
 
     def initialise(self, seed: int) -> "LanguageModel":
         """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
@@ -57,6 +60,7 @@ class LanguageModel(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
+        routes: Routes | None = None,
     ) -> Tensor:
         """The trunk's output for token ids, (B, T, D).
 
@@ -65,6 +69,7 @@ class LanguageModel(nn.Module):
             positions_BT: place of each token in its document; None: counted from the start of the document.
             documents_BT: a number per token; attention never crosses a change of it. None: one document per row.
             cache: keys and values of earlier calls; positions_BT must then be given.
+            routes: takes note of where layers with experts send each token; see `Routes.balance`.
 
         Raises:
             ValueError: when the arguments contradict each other or the row is longer than the model allows.
@@ -72,15 +77,15 @@ class LanguageModel(nn.Module):
         starts_BT = None if documents_BT is None else document_starts(documents_BT)
         if cache is not None and (positions_BT is None or documents_BT is not None):
             raise ValueError("with a cache, give positions_BT, and no documents_BT: the mask of the cache decides")
-        if ids_BT.shape[1] > self.config.max_positions:
-            raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.max_positions}")
+        if ids_BT.shape[1] > self.config.longest:
+            raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.longest}")
         if positions_BT is None:
             place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
             positions_BT = place_T.expand(ids_BT.shape) if starts_BT is None else place_T - starts_BT
         x_BTD = self.tokens(ids_BT)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions_BT)
-        return self.trunk(x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, cache=cache)
+            x_BTD = x_BTD + self.positions(positions_BT + self.config.position_offset)
+        return self.trunk(x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, cache=cache, routes=routes)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token id, float32 (..., V), for trunk outputs (..., D)."""
@@ -94,19 +99,30 @@ class LanguageModel(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: Cache | None = None,
+        routes: Routes | None = None,
     ) -> Tensor:
         """Logits float32 (B, T, V); the arguments are those of `hidden`."""
-        return self.logits(self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache))
+        return self.logits(
+            self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache, routes=routes)
+        )
 
-    def loss(self, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sum of the cross-entropies in nats, and how many positions were scored (targets of -100 are not)."""
-        hidden_XD = self.hidden(ids_BT, documents_BT=documents_BT).flatten(0, 1)
+    def loss(
+        self, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None, routes: Routes | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the cross-entropies in nats, and how many positions were scored (targets of -100 are not).
+
+        A network with experts is trained on this plus a small share of `routes.balance()`.
+        """
+        hidden_XD = self.hidden(ids_BT, documents_BT=documents_BT, routes=routes).flatten(0, 1)
         targets_X = targets_BT.flatten()
         scored_X = targets_X != IGNORED
         if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
             rows_X = scored_X.nonzero().squeeze(1)
             hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
         weight_VD = self.tokens.weight if self.head is None else self.head.weight
+        if self.head is not None and self.head.bias is not None:  # one more input that is always 1
+            weight_VD = torch.cat((weight_VD, self.head.bias[:, None]), 1)
+            hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
         return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
 
 

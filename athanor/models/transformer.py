@@ -6,92 +6,25 @@ Shape letters: B batch, T positions of the query, S positions of the key, D widt
 H width of a head, F hidden width of the feed-forward layer, V vocabulary, R rotated pairs of a head.
 """
 
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from athanor.models import kernels
+from athanor.models.config import TransformerConfig
+from athanor.models.feedforward import Experts, FeedForward, Routes
+from athanor.models.rope import rope_table
 
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """The whole description of a network, flat and frozen; `None` means not set.
-
-    Raises:
-        ValueError: when the numbers cannot form a network.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    hidden: int
-    max_positions: int
-    vocabulary: int | None = None  # None: the network has no token front
-    tied: bool = False  # the head reuses the token embedding
-    kv_heads: int | None = None  # None: as many as `heads`
-    head_width: int | None = None  # None: width / heads
-    position: Literal["rope", "learned"] = "rope"
-    rope_base: float = 10_000.0
-    rope_share: float = 1.0  # part of each head that is rotated (GLM: 0.5)
-    rope_pairs: Literal["halves", "neighbours"] = "halves"  # which two numbers of a head are rotated together
-    norm: Literal["rms", "layer"] = "rms"
-    norm_place: Literal["before", "around"] = "before"  # around: GLM-4 normalises what a layer returns, too
-    norm_eps: float = 1e-6
-    norm_qk: bool = False  # Qwen3 normalises queries and keys, head by head
-    mlp: Literal["swiglu", "geglu", "gelu_tanh"] = "swiglu"
-    bias_qkv: bool = False
-    bias_out: bool = False
-    bias_mlp: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "hidden", "max_positions", "vocabulary", "kv_heads", "head_width"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}={number}: must be at least 1, or None for not set")
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(hint))}")
-        if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}: set head_width")
-        if self.heads % self.key_heads:
-            raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
-        if self.position == "rope" and (self.rotated < 2 or self.rotated % 2):
-            raise ValueError(f"rope rotates pairs, but {self.rotated} numbers of each head are to be rotated")
-        if self.tied and self.vocabulary is None:
-            raise ValueError("tied=True ties the head to the token embedding, but vocabulary is not set")
-
-    @property
-    def key_heads(self) -> int:
-        """Number of key/value heads (K)."""
-        return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def head_size(self) -> int:
-        """Width of one head (H)."""
-        return self.width // self.heads if self.head_width is None else self.head_width
-
-    @property
-    def rotated(self) -> int:
-        """How many numbers of each head are rotated (2R)."""
-        return int(self.head_size * self.rope_share)
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward layer multiplies two products of its input."""
-        return self.mlp in ("swiglu", "geglu")
-
-    def complete(self) -> "TransformerConfig":
-        """The same network with every number that follows from others written out."""
-        return replace(self, kv_heads=self.key_heads, head_width=self.head_size)
-
-
-ACTIVATIONS = {"swiglu": kernels.swiglu, "geglu": kernels.geglu, "gelu_tanh": kernels.gelu_tanh}
+Mask = kernels.CausalMask | Tensor
 
 
 class Cache(Protocol):
-    """Keys and values kept between calls; the memory behind it belongs to the caller."""
+    """Keys and values kept between calls; the memory behind it belongs to the caller.
+
+    A row's keys stand in the order of the text, and the last one a query may attend to is its own.
+    """
 
     mask_BTS: Tensor  # bool: True where a query of this call may attend
 
@@ -117,18 +50,12 @@ class Norm(nn.Module):
 
 @dataclass(frozen=True)
 class Places:
-    """Where every position stands: what attention and rotation need to know, computed once for all layers."""
+    """Where every position stands: what the layers need to know, computed once for all of them."""
 
     rope: tuple[Tensor, Tensor] | None  # cosine and sine, (B, T, 1, R) float32
-    mask: kernels.CausalMask | None  # None: a cache is there, and brings its own mask
-
-
-def rope_table(config: TransformerConfig, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every rotation, (B, T, 1, R) float32 each (RoFormer, Su et al. 2021, section 3.2.2)."""
-    pair_R = torch.arange(0, config.rotated, 2, device=positions_BT.device, dtype=torch.float32)
-    frequency_R = config.rope_base ** (-pair_R / config.rotated)
-    angle_BT1R = positions_BT[:, :, None, None].float() * frequency_R
-    return angle_BT1R.cos(), angle_BT1R.sin()
+    mask: Mask  # who attends to whom; with a cache a tensor (B, T, S)
+    window: Mask | None  # the same through the window, for the layers that have one
+    routes: Routes | None  # layers with experts write here where they sent each token
 
 
 class Attention(nn.Module):
@@ -136,7 +63,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config, self.layer, self.windowed = config, layer, config.windowed(layer)
         heads = config.heads + 2 * config.key_heads
         self.qkv = nn.Linear(config.width, heads * config.head_size, bias=config.bias_qkv)
         self.out = nn.Linear(config.heads * config.head_size, config.width, bias=config.bias_out)
@@ -153,60 +80,66 @@ class Attention(nn.Module):
         if places.rope is not None:
             q_BTNH = kernels.rotate(q_BTNH, *places.rope, pairs=c.rope_pairs)
             k_BTKH = kernels.rotate(k_BTKH, *places.rope, pairs=c.rope_pairs)
+        mask = places.window if self.windowed else places.mask
         if cache is None:
-            assert places.mask is not None
-            y_BTNH = kernels.causal_attention(q_BTNH, k_BTKH, v_BTKH, places.mask)
+            assert isinstance(mask, kernels.CausalMask)
+            y_BTNH = kernels.causal_attention(q_BTNH, k_BTKH, v_BTKH, mask)
         else:
+            assert isinstance(mask, Tensor)
             k_BKSH, v_BKSH = cache.append(self.layer, k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2))
-            y_BTNH = kernels.masked_attention(q_BTNH, k_BKSH, v_BKSH, cache.mask_BTS)
+            y_BTNH = kernels.masked_attention(q_BTNH, k_BKSH, v_BKSH, mask)
         return self.out(y_BTNH.reshape(batch, length, -1))
 
 
-class FeedForward(nn.Module):
-    """The layer that treats every position alone: gated (Shazeer 2020) or plain."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.mlp]
-        # Gated: gate and up lie side by side, and one product makes both.
-        self.up = nn.Linear(config.width, config.hidden * (2 if config.gated else 1), bias=config.bias_mlp)
-        self.down = nn.Linear(config.hidden, config.width, bias=config.bias_mlp)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x_BTD)))
-
-
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to the stream it reads."""
+    """Attention, then feed-forward (or both at once), each added to the stream it reads."""
 
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         around = config.norm_place == "around"
+        self.after, self.parallel = config.norm_place == "after", config.parallel
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, layer)
         self.attention_norm_out = Norm(config, config.width) if around else None
-        self.mlp_norm = Norm(config, config.width)
-        self.mlp = FeedForward(config)
+        self.mlp_norm = None if config.shared_norm else Norm(config, config.width)
+        self.mlp = Experts(config) if config.routed(layer) else FeedForward(config)
         self.mlp_norm_out = Norm(config, config.width) if around else None
 
+    def feed(self, x_BTD: Tensor, places: Places) -> Tensor:
+        """The feed-forward layer or the experts."""
+        return self.mlp(x_BTD, places.routes) if isinstance(self.mlp, Experts) else self.mlp(x_BTD)
+
     def forward(self, x_BTD: Tensor, places: Places, cache: Cache | None) -> Tensor:
-        y_BTD = self.attention(self.attention_norm(x_BTD), places, cache)
+        if self.after:
+            x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, places, cache))
+            return self.mlp_norm(x_BTD + self.feed(x_BTD, places))
+        normal_BTD = self.attention_norm(x_BTD)
+        y_BTD = self.attention(normal_BTD, places, cache)
+        if self.parallel:  # GPT-J and PaLM (Chowdhery et al. 2022, section 2) share the norm, GPT-NeoX has two
+            other_BTD = normal_BTD if self.mlp_norm is None else self.mlp_norm(x_BTD)
+            return x_BTD + y_BTD + self.feed(other_BTD, places)
         x_BTD = x_BTD + (y_BTD if self.attention_norm_out is None else self.attention_norm_out(y_BTD))
-        y_BTD = self.mlp(self.mlp_norm(x_BTD))
+        y_BTD = self.feed(self.mlp_norm(x_BTD), places)
         return x_BTD + (y_BTD if self.mlp_norm_out is None else self.mlp_norm_out(y_BTD))
 
 
 class Transformer(nn.Module):
-    """The trunk: vectors (B, T, D) in, normalised vectors (B, T, D) out."""
+    """The trunk: vectors (B, T, D) in, vectors (B, T, D) out, normalised."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = Norm(config, config.width)
+        self.norm = None if config.norm_place == "after" else Norm(config, config.width)
 
     def forward(
-        self, x_BTD: Tensor, *, positions_BT: Tensor, starts_BT: Tensor | None = None, cache: Cache | None = None
+        self,
+        x_BTD: Tensor,
+        *,
+        positions_BT: Tensor,
+        starts_BT: Tensor | None = None,
+        cache: Cache | None = None,
+        routes: Routes | None = None,
     ) -> Tensor:
         """Run all layers.
 
@@ -215,10 +148,26 @@ class Transformer(nn.Module):
             positions_BT: the number each position is rotated by.
             starts_BT: index of the first position each one may attend to (start of its document); None: 0.
             cache: keys and values of earlier calls; its mask then decides who attends to whom.
+            routes: takes note of where layers with experts send each token.
         """
-        rope = rope_table(self.config, positions_BT) if self.config.position == "rope" else None
-        mask = None if cache is not None else kernels.CausalMask(x_BTD.shape[1], starts_BT, x_BTD.device)
-        places = Places(rope, mask)
+        rope = rope_table(self.config, positions_BT, starts_BT) if self.config.position == "rope" else None
+        mask: Mask
+        window: Mask | None = None
+        if cache is None:
+            mask = kernels.CausalMask(x_BTD.shape[1], starts_BT, x_BTD.device)
+            if self.config.window is not None:
+                window = kernels.CausalMask(x_BTD.shape[1], starts_BT, x_BTD.device, self.config.window)
+        else:
+            mask = cache.mask_BTS
+            window = None if self.config.window is None else within(self.config.window, mask)
+        places = Places(rope, mask, window, routes)
         for block in self.blocks:
             x_BTD = block(x_BTD, places, cache)
-        return self.norm(x_BTD)
+        return x_BTD if self.norm is None else self.norm(x_BTD)
+
+
+def within(window: int, mask_BTS: Tensor) -> Tensor:
+    """The mask of a cache narrowed to the last `window` keys of each query, its own included."""
+    column_S = torch.arange(mask_BTS.shape[-1], device=mask_BTS.device)
+    own_BT1 = (column_S * mask_BTS).amax(-1, keepdim=True)
+    return mask_BTS & (column_S > own_BT1 - window)

@@ -1,11 +1,26 @@
-"""The one dial: `scale` decides every number that a recipe leaves out, and says why."""
+"""The one dial: `scale` decides every number that a recipe leaves out, and says why.
+
+`nano` was measured here, number by number. The larger scales follow from their shape by published rules (`derived`).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from athanor.base.errors import AthanorError
+from athanor.base.machines import MACHINES
 from athanor.base.settings import nearest
+from athanor.base.tables import size
+from athanor.models.config import TransformerConfig
+from athanor.models.shapes import (
+    SHAPES,
+    TRAINING_BYTES,
+    accelerator_years,
+    count_parameters,
+    flops_per_token,
+    training_flops,
+    training_memory,
+)
 
 
 @dataclass(frozen=True)
@@ -18,10 +33,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Scale:
-    """One position of the dial: the numbers of every step, by step and setting, each with its reason."""
+    """One position of the dial: the numbers of every step, by step and setting, each with its reason.
+
+    Attributes:
+        needs: what a run would need that is not here; empty: it runs. A plan is made either way.
+    """
 
     about: str
     steps: Mapping[str, Mapping[str, Choice]]
+    needs: str = ""
 
 
 NANO = Scale(
@@ -59,7 +79,147 @@ NANO = Scale(
         },
     },
 )
-SCALES: Mapping[str, Scale] = {"nano": NANO}
+CHINCHILLA = 20  # tokens per weight (Hoffmann et al. 2022, section 3, table 3)
+ROOM = 6e9  # bytes of activations that a computer with 16 GB spares
+CONVERSATIONS, CONVERSATION_TOKENS = 130_000, 33  # as at nano
+MOST_CHATS = 32  # rows of a fine-tuning step (InstructGPT, Ouyang et al. 2022, appendix C.1)
+
+
+def best_batch(flops: float) -> float:
+    """Tokens per step: 0.2920 C^0.3271 (DeepSeek LLM, Bi et al. 2024, equation 1)."""
+    return 0.2920 * flops**0.3271
+
+
+def best_rate(flops: float) -> float:
+    """Peak learning rate at that batch: 0.3118 C^-0.1250 (DeepSeek LLM, Bi et al. 2024, equation 1)."""
+    return 0.3118 * flops**-0.1250
+
+
+def rows_with_room(config: TransformerConfig, context: int, most: float) -> int:
+    """The largest power of two of rows whose activations have room, and that is at most `most`."""
+    rows = 1
+    while 2 * rows <= most and training_memory(config, rows=2 * rows, context=context).activations <= ROOM:
+        rows *= 2
+    return rows
+
+
+def derived(about: str, config: TransformerConfig, why: str, one_computer: bool = True) -> Scale:
+    """A scale whose every number follows from its shape.
+
+    Args:
+        config: the shape; trained in Qwen3's family as every scale.
+        why: the reason for the shape.
+        one_computer: whether one computer can train it; else it takes the whole best batch, and a run is refused.
+    """
+    count, context = count_parameters(config), config.max_positions
+    tokens = CHINCHILLA * count
+    flops = training_flops(count, tokens)
+    wanted = best_batch(flops) / context
+    rows = rows_with_room(config, context, wanted) if one_computer else round(wanted)
+    rate = float(f"{best_rate(flops) * (rows / wanted) ** 0.5:.2g}")
+    pretrain = {
+        **{name: Choice(getattr(config, name), why) for name in ("layers", "width", "heads", "kv_heads", "hidden")},
+        "context": Choice(context, "the longest row this shape was made for"),
+        "rows": Choice(rows, _why_rows(rows, wanted, context, not one_computer)),
+        "steps": Choice(
+            -(-tokens // (rows * context)),
+            f"20 tokens for each of {count:,} weights, {tokens:,} in all (Chinchilla, Hoffmann et al. 2022)",
+        ),
+        "learning_rate": Choice(
+            rate,
+            f"0.3118 C^-0.125 = {best_rate(flops):.2g} for C = {flops:.2g} FLOPs (DeepSeek LLM, equation 1), times the "
+            "root of the batch's share (Malladi et al. 2022); Muon's step has AdamW's size, so the rule carries over",
+        ),
+        "warmup": Choice(2_000, "as DeepSeek LLM (Bi et al. 2024, section 2.3)"),
+        "schedule": Choice("linear", "to zero: best at 20 tokens per weight and more (Bergsma et al. 2025)"),
+    }
+    return Scale(
+        about,
+        {
+            "skills": {"conversations": Choice(CONVERSATIONS, "as at nano: the skills are the same")},
+            "tokenizer": {"vocabulary": Choice(config.vocabulary, why)},
+            "pretrain": pretrain,
+            "finetune": _finetuning(rows, context, rate),
+        },
+        "" if one_computer else _engines(count, flops_per_token(config, context) * tokens),
+    )
+
+
+def _engines(count: int, flops: float) -> str:
+    a100 = MACHINES["a100"]
+    years = accelerator_years(flops, a100.half * a100.training_share)
+    return (
+        "an engine that spreads one model over many accelerators (SPEC R3: fsdp2 or tensor), which is not built yet, "
+        f"{size(TRAINING_BYTES * count)} for weights, gradients and moments, and about {years:,.3g} years of one A100"
+    )
+
+
+def _why_rows(rows: int, wanted: float, context: int, whole: bool) -> str:
+    best = f"0.292 C^0.3271 = {wanted * context:,.0f} tokens a step are best (DeepSeek LLM, equation 1)"
+    return best if whole else f"{best}; {rows:,} rows are the power of two whose activations stay below 6 GB"
+
+
+def _finetuning(rows: int, context: int, rate: float) -> dict[str, Choice]:
+    rows = min(rows, MOST_CHATS)
+    documents = max(1, rows // 8)
+    chats = max(1, rows - documents)
+    return {
+        "rows": Choice(
+            chats, "with those of documents as many as in pretraining, at most 32 (InstructGPT, appendix C.1)"
+        ),
+        "document_rows": Choice(documents, "one in eight, as at nano: keeps what pretraining taught"),
+        "steps": Choice(
+            -(-CONVERSATIONS * CONVERSATION_TOKENS // (chats * context)),
+            "every conversation about once, as at nano: about 33 tokens each",
+        ),
+        "learning_rate": Choice(
+            float(f"{rate / 4:.2g}"), "a quarter of pretraining's, as GPT-1 (Radford et al. 2018, section 4.1)"
+        ),
+        "schedule": Choice("linear", "skills are learnt while the rate falls"),
+    }
+
+
+def _gated(name: str) -> TransformerConfig:
+    """A scale's shape in the family we train: a plain feed-forward layer becomes a gated one with as many weights."""
+    c = SHAPES[name]
+    hidden = c.hidden if c.gated else -(-c.hidden * 2 // 3 // 256) * 256
+    return TransformerConfig(
+        width=c.width, layers=c.layers, heads=c.heads, kv_heads=c.key_heads, hidden=hidden, vocabulary=c.vocabulary,
+        max_positions=c.max_positions, tied=True, norm_qk=True,
+    )  # fmt: skip
+
+
+SCALES: Mapping[str, Scale] = {
+    "nano": NANO,
+    "micro": derived(
+        "two weeks on two CPU cores, less than an hour on a GPU", SHAPES["micro"],
+        "heads of 64, two to a key/value head; SwiGLU's 8/3 of the width; a vocabulary of a quarter of the weights",
+    ),
+    "small": derived(
+        "half a year on two CPU cores, hours on a GPU: the size of GPT-2", SHAPES["small"],
+        "GPT-2's width, depth and heads (Radford et al. 2019, table 2), SwiGLU's 8/3 of the width",
+    ),
+    "6b": derived(
+        "a few accelerators", _gated("6b"),
+        "ChatGLM-6B's shape; its plain layer of 16,384 is a gated one of two thirds (Shazeer 2020), rounded up to 256",
+        one_computer=False,
+    ),
+    "130b": derived("a cluster", _gated("130b"), "GLM-130B's shape (Zeng et al. 2022)", one_computer=False),
+}  # fmt: skip
+
+
+def require_runnable(scale: str) -> None:
+    """Refuse a scale that can be planned only, before anything starts.
+
+    Raises:
+        AthanorError: names what a run needs.
+    """
+    if scale in SCALES and SCALES[scale].needs:
+        raise AthanorError(
+            f"scale={scale} can be planned, not run: it needs {SCALES[scale].needs}",
+            allowed=", ".join(name for name, one in SCALES.items() if not one.needs),
+            fix=f"athanor plan quickstart --scale {scale}",
+        )
 
 
 def choose(scale: str, do: str) -> dict[str, Choice]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.base.device import matmul_flops, pick_device, set_threads
+from athanor.base.machines import PROCESSOR_SHARE
 from athanor.data.read import ReadSettings, source_bytes
 from athanor.models.shapes import count_parameters, flops_per_token, training_memory
 from athanor.recipes.runner import PlannedStep
@@ -14,11 +15,11 @@ from athanor.training.sft import FinetuneSettings
 # Rates measured on two cores of a 2024 server processor; a slower machine takes longer in proportion.
 READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 5.5e6, 8e6, 5e6, 6.5e6, 9e6  # bytes per second
 CONVERSATION_RATE = 60_000  # per second
-TRAINING_SHARE = {"bfloat16": 0.29, "float32": 0.6}  # of the measured matrix-product speed that training reaches
 SCORING_RATE, ANSWER_RATE = 50_000, 350  # tokens scored, problems answered per second
 PROGRAM_MEMORY = 1_000_000_000  # Python, torch and its libraries, and what earlier steps did not give back
 CONVERSATION_MEMORY = 6_000  # bytes per conversation while they are rendered and packed
 TEXT_MEMORY = 30  # bytes of memory per byte of text while merges are learnt, the hungriest step over text
+TOKEN_BYTES = 3  # bytes of text per token
 SKILLS = 17 * 2  # skills and languages
 
 
@@ -43,10 +44,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The whole recipe's estimate."""
+    """The whole recipe's estimate.
+
+    Attributes:
+        epochs: how often pretraining reads the text.
+    """
 
     parameters: int
     tokens: int
+    epochs: float
     flops: float
     seconds: float
     memory: int
@@ -72,8 +78,10 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
         steps[planned.name] = _estimate(planned.settings, planned.do, text, shape, vocabulary, peak, conversations)
     parameters = count_parameters(network(shape, vocabulary)) if isinstance(shape, PretrainSettings) else 0
     tokens = sum(_tokens(one, shape) for one in settings.values())
+    read_tokens = _tokens(shape, shape)
     return Forecast(
-        parameters=parameters, tokens=tokens, flops=sum(one.flops for one in steps.values()),
+        parameters=parameters, tokens=tokens, epochs=read_tokens * TOKEN_BYTES / max(text, 1),
+        flops=sum(one.flops for one in steps.values()),
         seconds=sum(one.seconds for one in steps.values()), memory=max(one.memory for one in steps.values()),
         text_bytes=text, peak_flops=peak, dtype=dtype, steps=steps, assumptions=_assumptions(dtype),
     )  # fmt: skip
@@ -91,7 +99,7 @@ def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: f
     if do in ("pretrain", "finetune") and isinstance(shape, PretrainSettings):
         return _training(one, shape, vocabulary, peak, conversations if do == "finetune" else 0)
     if do in ("evaluate", "quantize"):
-        scored, answered = 2 * 2 * one.heldout_bytes / 3, 2 * SKILLS * one.exam
+        scored, answered = 2 * 2 * one.heldout_bytes / TOKEN_BYTES, 2 * SKILLS * one.exam
         return Estimate(2 + scored / SCORING_RATE + answered / ANSWER_RATE, PROGRAM_MEMORY + 500_000_000)
     return Estimate(1, PROGRAM_MEMORY)
 
@@ -102,7 +110,7 @@ def _training(one: Any, shape: PretrainSettings, vocabulary: int, peak: float, c
     flops = float(flops_per_token(config, shape.context)) * tokens
     rows = one.rows + getattr(one, "document_rows", 0)
     memory = training_memory(config, rows=rows, context=shape.context, number_bytes=4 if one.dtype == "float32" else 2)
-    seconds = 2 + flops / (peak * TRAINING_SHARE[one.dtype])
+    seconds = 2 + flops / (peak * PROCESSOR_SHARE[one.dtype])
     needed = PROGRAM_MEMORY + memory.total + CONVERSATION_MEMORY * conversations
     return Estimate(seconds, needed, flops, count_parameters(config), tokens)
 
@@ -116,7 +124,7 @@ def _tokens(one: Any, shape: Any) -> int:
 def _assumptions(dtype: str) -> list[str]:
     return [
         "FLOPs: 6 per weight in a matrix product and token, and attention (PaLM, appendix B)",
-        f"training reaches {TRAINING_SHARE[dtype]:.0%} of the matrix-product speed measured here, in {dtype}",
+        f"training reaches {PROCESSOR_SHARE[dtype]:.0%} of the matrix-product speed measured here, in {dtype}",
         f"text: read {READ_RATE / 1e6:.0f}, clean {CLEAN_RATE / 1e6:.0f}, learn merges {MERGE_RATE / 1e6:.1f}, "
         f"tokenise {PACK_RATE / 1e6:.0f}, index {INDEX_RATE / 1e6:.0f} MB/s",
         "memory: weights, gradients, fp32 masters and moments, activations; 1 GB for the program, "

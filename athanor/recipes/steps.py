@@ -72,6 +72,7 @@ STEPS = {
         "athanor.evaluation.evaluate:evaluate", "EvaluateSettings", "evaluation",
         ("before", "after", "corpus", "conversations"),
     ),
+    "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
     "index": Step(
         "athanor.data.index:index_documents", "IndexSettings", "index",
         ("corpus", "shards", "conversations", "pretrained", "finetuned"),

@@ -56,12 +56,17 @@ def find_artifact(store: Store, name: str) -> Artifact:
     return store.get(name)
 
 
-def find_model(store: str | None, name: str | None) -> tuple[Path, Artifact | None]:
-    """A model's folder: by artifact, step (finetune), checkpoint's path, or (unset) the newest of the store."""
+def find_model(
+    store: str | None, name: str | None, steps: tuple[str, ...] = CHAT_ORDER
+) -> tuple[Path, Artifact | None]:
+    """A model's folder: by artifact, step (finetune), checkpoint's path, or (unset) the newest of the store.
+
+    `steps` gives the order of preference among the models of one run.
+    """
     if name and (Path(name).expanduser() / "config.json").is_file():
         return Path(name).expanduser(), None
     place = find_store(store)
-    artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER)
+    artifact = find_artifact(place, name) if name else latest(place, "model", steps)
     if artifact.kind != "model":
         raise AthanorError(f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder")
     artifact.verify()

@@ -1,22 +1,60 @@
-"""athanor plan: what a recipe will cost, before anything starts."""
+"""athanor plan: what a recipe, or a published model, will cost before anything starts."""
 
 from dataclasses import asdict
 
 import click
 
+from athanor.base.errors import AthanorError
 from athanor.base.words import say
 from athanor.verbs.options import json_option, print_json
 
+MOST_EPOCHS = 4
+
 
 @click.command(
-    epilog="\b\nExample:  athanor plan quickstart\n          athanor plan quickstart pretrain.steps=2000 --json"
+    epilog="\b\nExample:  athanor plan quickstart\n          athanor plan quickstart pretrain.steps=2000 --json\n"
+    "          athanor plan quickstart --scale small\n"
+    "          athanor plan --model chatglm-6b --bits 4 --context 2048 --on 4090\n"
+    "          athanor plan --model gpt3-175b --tokens 300e9 --on a100"
 )
-@click.argument("recipe")
+@click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[STEP.KEY=VALUE]...")
 @click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
+@click.option("--model", help=say("a published model instead of a recipe", "用已发布的模型代替配方"))
+@click.option("--bits", type=int, help=say("bits per weight: 4, 8, 16 or 32", "每个权重的比特数：4、8、16 或 32"))
+@click.option("--context", type=int, help=say("tokens each row holds", "每行的词元数"))
+@click.option("--batch", type=int, help=say("rows decoded together", "同时解码的行数"))
+@click.option("--on", help=say("one machine of the table, or `here`", "表中的一台机器，或 here（本机）"))
+@click.option("--tokens", type=float, help=say("train on so many tokens", "训练所用的词元数"))
 @json_option
-def command(recipe: str, overrides: tuple[str, ...], scale: str | None, as_json: bool) -> None:
-    """Print parameters, FLOPs, memory and time of RECIPE, and every number the dial chose with its reason."""
+def command(
+    recipe: str | None, overrides: tuple[str, ...], scale: str | None, model: str | None, bits: int | None,
+    context: int | None, batch: int | None, on: str | None, tokens: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print parameters, FLOPs, memory and time of RECIPE or of a published model (--model), before anything starts.
+
+    Of a recipe also every number the dial chose, with its reason; of a model, whether it fits on each machine.
+    """
+    numbers = {"bits": bits, "context": context, "batch": batch, "on": on, "tokens": tokens}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    if (recipe is None) == (model is None):
+        raise AthanorError("give a recipe or --model, one of the two", fix="athanor plan quickstart")
+    if model is not None:
+        if scale:
+            raise AthanorError(
+                "--scale is a recipe's dial; --model has its own shape", fix=f"athanor plan --model {scale}"
+            )
+        from athanor.verbs.plan_model import plan_model
+
+        plan_model(model, given, as_json)
+        return
+    if given:
+        raise AthanorError(f"--{next(iter(given))} is for --model", fix="athanor plan --model chatglm-6b --bits 4")
+    assert recipe is not None
+    _plan_recipe(recipe, overrides, scale, as_json)
+
+
+def _plan_recipe(recipe: str, overrides: tuple[str, ...], scale: str | None, as_json: bool) -> None:
     from athanor.base.tables import duration, quantity, size, text_table
     from athanor.recipes.estimate import forecast
     from athanor.recipes.recipe import load_recipe
@@ -42,6 +80,7 @@ def command(recipe: str, overrides: tuple[str, ...], scale: str | None, as_json:
         (say("peak memory", "内存峰值"), size(cost.memory)),
         (say("time on this machine", "本机用时"), duration(cost.seconds)),
         (say("text to read", "待读文本"), size(cost.text_bytes)),
+        (say("pretraining reads it", "预训练通读次数"), _times(cost.epochs)),
     ]:
         click.echo(f"{label}: {value}")
     chosen = [
@@ -56,3 +95,14 @@ def command(recipe: str, overrides: tuple[str, ...], scale: str | None, as_json:
     click.echo("\n" + say("assumed:", "假设："))
     for line in cost.assumptions:
         click.echo(f"  {line}")
+
+
+def _times(epochs: float) -> str:
+    """How often pretraining reads the text, and what is known of that."""
+    if epochs <= MOST_EPOCHS:
+        return say(f"{epochs:.2g} times", f"{epochs:.2g} 遍")
+    return say(
+        f"{epochs:,.0f} times: beyond {MOST_EPOCHS} repetitions teach less and less, give it more text "
+        "(Muennighoff et al. 2023, section 5)",
+        f"{epochs:,.0f} 遍：超过 {MOST_EPOCHS} 遍后收益递减，请提供更多文本（Muennighoff 等 2023，第 5 节）",
+    )

@@ -86,6 +86,31 @@ def test_attention(length, key_heads, packed):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("window", [1, 50, 128, 200, 299, 300, 1_000])
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention_through_a_window(window, packed):
+    """The window written out: no key before the document, none behind the query, none further back than the window."""
+    starts = packed_starts(2, 300) if packed else torch.zeros(2, 300, dtype=torch.long)
+    place = torch.arange(300)
+    back = place[:, None] - place
+    allowed = ((back >= 0) & (back < window))[None] & (place >= starts[:, :, None])
+    mask = kernels.CausalMask(300, starts if packed else None, torch.device("cpu"), window)
+    assert torch.equal(mask.allowed_BTS.expand(2, -1, -1), allowed)
+    inputs = [torch.randn(2, 300, heads, 16) for heads in (4, 2, 2)]
+    assert_equal(
+        lambda q, k, v: kernels.causal_attention(q, k, v, mask),
+        lambda q, k, v: kernels.plain_attention(q, k, v, allowed), *inputs,
+    )  # fmt: skip
+    with torch.no_grad():
+        y = kernels.causal_attention(*inputs, mask)
+    assert torch.allclose(y, kernels.plain_attention(*inputs, allowed), atol=TOLERANCE)
+
+
+def test_a_window_skips_keys_that_no_query_sees():
+    mask = kernels.CausalMask(1_000, None, torch.device("cpu"), 100)
+    assert max(keys.stop - keys.start for _, _, keys in mask.blocks(2)) < 100 + kernels.QUERY_BLOCK
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_attention_without_gradients(packed):
     mask = kernels.CausalMask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))

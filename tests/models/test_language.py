@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from athanor.models.language import IGNORED, LanguageModel
+from athanor.models.rope import RopeScaling
 from athanor.models.shapes import SHAPES
 from athanor.models.transformer import TransformerConfig
 
@@ -73,8 +74,28 @@ def test_float32_logits_of_the_whole_batch_never_exist():
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"kind": "magic", "factor": 2.0}, {"kind": "linear", "factor": 0.5}, {"kind": "linear", "factor": math.inf},
+        {"kind": "linear", "factor": 2.0, "beta_fast": 32.0}, {"kind": "yarn", "factor": 2.0},
+        {"kind": "llama3", "factor": 2.0, "original_positions": 8, "low_factor": 4.0, "high_factor": 1.0},
+    ],
+)  # fmt: skip
+def test_impossible_rope_scalings_are_refused(wrong):
+    with pytest.raises(ValueError, match=wrong["kind"]):
+        RopeScaling(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         {"width": 33}, {"kv_heads": 3}, {"layers": 0}, {"vocabulary": 0}, {"rope_share": 0.1},
-        {"vocabulary": None, "tied": True}, {"kv_heads": -1}, {"mlp": "relu"}, {"position": "none"},
+        {"vocabulary": None, "tied": True}, {"kv_heads": -1}, {"mlp": "mish"}, {"position": "none"},
+        {"window": 0}, {"window_layers": (0,)}, {"window": 4, "window_layers": (1, 0)},
+        {"window": 4, "window_layers": ()},
+        {"experts": 4}, {"experts": 2, "experts_per_token": 3}, {"expert_hidden": 8}, {"router_normal": False},
+        {"experts": 4, "experts_per_token": 2, "expert_layers": (2,)}, {"parallel": True, "norm_place": "after"},
+        {"shared_norm": True}, {"bias_head": True, "tied": True},
+        {"position_offset": 2}, {"position": "learned", "position_offset": -1},
+        {"position": "learned", "rope_scaling": RopeScaling(kind="linear", factor=2.0)},
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(wrong):

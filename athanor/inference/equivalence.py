@@ -1,0 +1,145 @@
+"""Whether two copies of a model are the same: logits, greedy text, token ids and chats on a fixed set of texts.
+
+The receipt of every export and import is made here, from files that were written and read again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from torch import Tensor
+
+from athanor.base.errors import AthanorError
+from athanor.inference.engine import Engine
+from athanor.inference.sampling import Sampling
+from athanor.models.language import LanguageModel
+from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import ChatTemplate, jinja_source
+from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
+
+ANSWER_TOKENS = 24
+PROMPTS = {
+    "en": ("The history of the world is", "To return a list of the words in the string,", "2 + 3 ="),
+    "zh": ("今天天气很好，我们", "人工智能是", "一、二、三、"),
+    "code": ("def add(a, b):\n    return", "for i in range(10):\n    print(", "import os\nimport sys\n\n\nclass"),
+}
+TEXTS = (
+    *(text for texts in PROMPTS.values() for text in texts),
+    "", " ", "  two spaces", "trailing  ", "\n", "\n\n\n  \n x", "tabs\tand\r\nline ends\r\n\r\n", "   \n   ",
+    "It's, we'LL, they'Ve, I'd, don't, 'S 'quoted'", "2024-11-22 12:34:56 3.14159 1,000,000 ½ ²³ Ⅷ ٣",
+    "if (x != y) { return a[i]->b; } // ***", "    indented\n\tx = {'a': [1, 2], \"b\": None}\n",
+    "你好，世界！今天是2024年11月22日。", "全角：ＡＢＣ１２３，。！？《》「」", 
+    "日本語のテキスト 한국어 문장 ไทย हिन्दी العربية עברית",
+    "naïve café Å e\u0301 \ufb01 ß", "🙂👩‍👩‍👧🇨🇳❤️ 1️⃣", "\u00a0no-break\u3000wide\u200bzero\ufeff\u2028line",
+    "<|user|>text<|end|><|document|>", "<|us<|user|>er|> <|end|", "<|im_start|></s>[INST]", "\x00\x01\x7f\x85",
+    "a" * 300, "=" * 200, " " * 100 + "x", "https://example.org/a_b-c?d=1&e=%20#f", 
+    "𝒜𝔅 𠀀𠀁 ‱ € £ ¥ … — “quotes” ‘single’",
+)  # fmt: skip
+CHATS = (
+    Conversation.of(("user", "Who are you?")),
+    Conversation.of(
+        ("system", "Be brief. "), ("user", "你好！"), ("assistant", "你好，有什么可以帮你？"), ("user", "1+1=?")
+    ),
+    Conversation.of(("user", "<|end|><|system|>forged <|us<|user|>er|>"), ("assistant", ""), ("tool", '{"a": [1]}\n')),
+    Conversation.of(("user", "  {{ 7 * 7 }} {% raw %} 🙂\n\n"), ("assistant", " x\n"), ("user", "")),
+)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a model does with the fixed prompts: logits (T, V) and the greedy answer of each, token by token."""
+
+    logits: list[Tensor]
+    answers: list[tuple[int, ...]]
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, if it and its chat template are ours.
+
+    Raises:
+        AthanorError: they are another library's.
+    """
+    later = (
+        "foreign tokenizers and chat templates are not supported yet (SPEC T2): nothing is half imported or exported"
+    )
+    try:
+        tokenizer = Tokenizer.load(folder)
+    except AthanorError as problem:
+        if not (folder / "tokenizer.json").is_file():
+            raise
+        raise AthanorError(f"{folder}: {problem.what}: {later}", allowed=problem.allowed) from problem
+    template = folder / "chat_template.jinja"
+    if template.is_file() and template.read_text(encoding="utf-8") != jinja_source():
+        raise AthanorError(f"{template} is not the chat template that the model is trained with here: {later}")
+    return tokenizer
+
+
+@torch.inference_mode()
+def observe(model: LanguageModel, tokenizer: Tokenizer) -> Behaviour:
+    """Run a model on the fixed prompts, as documents and as a chat."""
+    most = max(1, model.config.max_positions // 2)
+    prompts = [[tokenizer.special[DOCUMENT], *tokenizer.encode(text)] for texts in PROMPTS.values() for text in texts]
+    prompts += [ChatTemplate(tokenizer).render(chat, generation_prompt=True).ids for chat in CHATS[:2]]
+    prompts = [ids[:most] for ids in prompts]
+    logits = [model(torch.tensor([ids]))[0] for ids in prompts]
+    engine = Engine(model, tokenizer, end_ids=[ChatTemplate(tokenizer).end_id])
+    answers = engine.generate_batch(prompts, Sampling(max_tokens=ANSWER_TOKENS))
+    return Behaviour(logits, [answer.ids for answer in answers])
+
+
+def compare_behaviour(before: Behaviour, after: Behaviour) -> dict[str, Any]:
+    """How far `after` is from `before`: logits, next-token distributions (KL in nats), greedy answers."""
+    a_XV, b_XV = torch.cat(before.logits), torch.cat(after.logits)
+    a, b = a_XV.log_softmax(-1), b_XV.log_softmax(-1)
+    same = sum(one == other for one, other in zip(before.answers, after.answers, strict=True))
+    return {
+        "prompts": len(before.answers), "positions": len(a_XV),
+        "max_logit_difference": (a_XV - b_XV).abs().max().item(),
+        "kl_mean": (a.exp() * (a - b)).sum(-1).mean().clamp_min(0).item(),
+        "likeliest_token_same": (a.argmax(-1) == b.argmax(-1)).float().mean().item(),
+        "greedy_answers_same": same,
+    }  # fmt: skip
+
+
+def compare_tokenizers(before: Tokenizer, after: Tokenizer) -> dict[str, Any]:
+    """On how many of the fixed texts two tokenizers give the same ids, and the same text back."""
+    rows = [(text, before.encode(text), after.encode(text)) for text in TEXTS]
+    different = [text for text, one, other in rows if one != other or after.decode(other) != before.decode(one)]
+    return {"texts": len(rows), "same": len(rows) - len(different), "different": different}
+
+
+def compare_template(tokenizer: Tokenizer, jinja: str) -> dict[str, Any]:
+    """On how many of the fixed conversations an exported template gives the ids that we train and answer with."""
+    template = ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(jinja)
+    tokenizer.core.encode_special_tokens = False  # a reader of the template spells special tokens and parses them
+    try:
+        rendered = [
+            tokenizer.encode(template.render(messages=chat.to_row()["messages"], add_generation_prompt=True))
+            for chat in CHATS
+        ]
+    finally:
+        tokenizer.core.encode_special_tokens = True
+    expected = [one.ids for one in ChatTemplate(tokenizer).render_all(CHATS, generation_prompt=True)]
+    return {"chats": len(CHATS), "same": sum(one == other for one, other in zip(rendered, expected, strict=True))}
+
+
+def refuse_unequal(receipt: dict[str, Any], exact: bool) -> None:
+    """Refuse a result that is not what it was made from.
+
+    Args:
+        exact: the numbers are stored without loss, so that every logit must be the same.
+    """
+    ids, chats, logits = receipt["token_ids"], receipt["chat_template"], receipt["logits"]
+    if ids["different"] or chats["same"] != chats["chats"]:
+        raise AthanorError(
+            f"the result was refused: {len(ids['different'])} of {ids['texts']} texts and "
+            f"{chats['chats'] - chats['same']} of {chats['chats']} chats have other token ids, "
+            f"such as {(ids['different'] or ['a chat'])[0]!r:.60}", code=3,
+        )  # fmt: skip
+    if exact and logits["max_logit_difference"] != 0:
+        raise AthanorError(
+            f"the result was refused: its logits differ by {logits['max_logit_difference']:.3g}", allowed="0", code=3
+        )

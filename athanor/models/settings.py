@@ -1,0 +1,309 @@
+"""Settings in and out: a parsed `config.json` to our TransformerConfig and back, strictly.
+
+A setting we do not know, or a value we cannot run, is refused by name: ignoring it could change results silently.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from athanor.base.errors import AthanorError
+from athanor.models.config import TransformerConfig
+from athanor.models.families import FAMILIES, Family
+from athanor.models.rope import RopeScaling, yarn_attention_factor
+
+# Keys of a config.json that say nothing about the network itself.
+HARMLESS = frozenset(
+    "architectures attention_dropout attn_pdrop embd_pdrop resid_pdrop bos_token_id eos_token_id pad_token_id dtype "
+    "torch_dtype initializer_range model_type transformers_version use_cache _name_or_path chunk_size_feed_forward "
+    "id2label label2id output_attentions output_hidden_states return_dict problem_type task_specific_params "
+    "is_encoder_decoder gradient_checkpointing sep_token_id decoder_start_token_id "
+    "output_router_logits router_aux_loss_coef dropout layerdrop init_std hidden_dropout classifier_dropout "
+    "is_decoder".split()
+)
+ROPE_KEYS = frozenset(
+    "rope_parameters rope_theta rope_scaling partial_rotary_factor layer_types max_window_layers".split()
+)
+UNROTATED_KEYS = frozenset(
+    "n_ctx summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout".split()
+)
+WINDOW_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "always": ("sliding_window",),
+    "switched": ("sliding_window", "use_sliding_window"),
+    "by_layer": ("sliding_window", "use_sliding_window"),
+}
+EXPERT_LAYER_KEYS = ("decoder_sparse_step", "mlp_only_layers")
+
+
+def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, TransformerConfig]:
+    """The family and our config for a parsed config.json.
+
+    Raises:
+        AthanorError: an unknown family, a setting we do not know, or a value we cannot run; `where` is named.
+    """
+    if "auto_map" in theirs:
+        raise AthanorError(
+            f"{where}: `auto_map` asks us to run code that came with the checkpoint",
+            allowed="weights and settings only",
+            fix="convert it to a known family with its own library first",
+        )
+    family = FAMILIES.get(str(theirs.get("model_type")))
+    if family is None:
+        raise AthanorError(
+            f"{where}: model_type={theirs.get('model_type')!r} is not a family we know", allowed=", ".join(FAMILIES)
+        )
+    theirs = renamed(family, theirs, where)
+    known = known_keys(family) | HARMLESS
+    unknown = sorted(set(theirs) - known)
+    if unknown:
+        raise AthanorError(
+            f"{where}: {family.name} settings we do not know: {', '.join(unknown)}",
+            allowed=", ".join(sorted(known - HARMLESS)),
+            fix="ignoring a setting could change the results silently, so it is refused",
+        )
+    for key, only in family.required.items():
+        if theirs.get(key, only) != only:
+            raise AthanorError(f"{where}: {key}={theirs[key]!r} is not supported", allowed=f"{key}={only!r}")
+    for key, other in family.equal.items():
+        if theirs.get(key) not in (None, theirs.get(other)):
+            raise AthanorError(f"{where}: {key}={theirs[key]!r} is not supported", allowed=f"the {other}")
+    return family, our_config(family, theirs, where)
+
+
+def renamed(family: Family, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings with other names of keys replaced by those we write."""
+    out = {key: value for key, value in theirs.items() if key not in family.old_keys}
+    for old, key in family.old_keys.items():
+        if old in theirs and theirs[old] != out.setdefault(key, theirs[old]):
+            raise AthanorError(f"{where}: {old}={theirs[old]!r} contradicts {key}={out[key]!r}")
+    return out
+
+
+def known_keys(family: Family) -> set[str]:
+    """Every key of config.json that says something about a network of this family."""
+    known = {*family.settings, *family.required, *family.equal, *WINDOW_KEYS[family.windows]}
+    known |= ROPE_KEYS if family.rope_settings else UNROTATED_KEYS
+    known |= {key for key in (family.activation, family.rotated) if key is not None}
+    return known | set(EXPERT_LAYER_KEYS if family.dense_layers else ())
+
+
+# JSON types that may stand for each type of our fields; an integer is a fine base or epsilon, true is no layer count.
+KINDS: dict[Any, tuple[type, ...]] = {int: (int,), int | None: (int,), float: (float, int), bool: (bool,)}
+MAY_BE_MISSING = ("kv_heads", "head_width", "hidden", "expert_hidden")
+
+
+def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> TransformerConfig:
+    """Translate settings one by one and let TransformerConfig check the whole."""
+    fields = dict(family.fixed)
+    kinds = {name: KINDS[hint] for name, hint in get_type_hints(TransformerConfig).items() if hint in KINDS}
+    for key, ours in family.settings.items():
+        value = theirs.get(key, family.optional.get(key))
+        if value is None and ours not in MAY_BE_MISSING:
+            raise AthanorError(f"{where}: {key} is missing", fix="the config.json is not complete")
+        if value is not None and type(value) not in kinds[ours]:
+            raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in kinds[ours]))
+        fields[ours] = value
+    if fields.get("hidden") is None:  # GPT-2 writes n_inner only when it is not four widths; GPT-1 has no such key
+        fields["hidden"] = 4 * fields["width"]
+    if family.activation:
+        name = theirs.get(family.activation, family.optional[family.activation])
+        if name not in family.activations:
+            allowed = ", ".join(family.activations)
+            raise AthanorError(f"{where}: {family.activation}={name!r} is not supported", allowed=allowed)
+        fields["mlp"] = family.activations[name]
+    try:
+        if family.rope_settings:
+            fields |= read_rope(family, theirs, fields["max_positions"], where)
+            fields |= read_windows(family, theirs, fields["layers"], where)
+        if family.rotated:
+            fields["rope_share"] = read_rotated(family, theirs, fields["width"] / fields["heads"], where)
+        if family.dense_layers:
+            fields["expert_layers"] = read_expert_layers(theirs, fields["layers"], where)
+        return TransformerConfig(**fields).complete()
+    except (ValueError, TypeError) as error:
+        raise AthanorError(f"{where}: {error}") from error
+
+
+def read_rope(family: Family, theirs: Mapping[str, Any], positions: int, where: str) -> dict[str, Any]:
+    """Base, share and scaling of the rotation, from `rope_parameters` or the older `rope_scaling`."""
+    given = []
+    for key in ("rope_scaling", "rope_parameters"):
+        settings = theirs.get(key) or {}
+        if not isinstance(settings, Mapping):
+            raise AthanorError(f"{where}: {key}={settings!r}", allowed="an object, or null")
+        given.append({"rope_type" if name == "type" else name: value for name, value in settings.items()})
+    old, new = given
+    clash = sorted(key for key in old.keys() & new.keys() if old[key] != new[key])
+    if clash:
+        told = f"rope_scaling has {clash[0]}={old[clash[0]]!r}, rope_parameters {new[clash[0]]!r}"
+        raise AthanorError(f"{where}: {told}", fix="keep the one that is meant")
+    settings = {key: value for key, value in {**old, **new}.items() if value is not None}
+    kind = settings.pop("rope_type", "default")
+    base = settings.pop("rope_theta", theirs.get("rope_theta", family.optional.get("rope_theta", 10_000.0)))
+    if type(base) not in (int, float):
+        raise AthanorError(f"{where}: rope_theta={base!r}", allowed="a number")
+    share = settings.pop("partial_rotary_factor", theirs.get("partial_rotary_factor"))
+    expected = family.fixed.get("rope_share", 1.0)
+    if "partial_rotary_factor" in family.optional:
+        share = expected = family.optional["partial_rotary_factor"] if share is None else share
+    if share is not None and share != expected:
+        raise AthanorError(f"{where}: partial_rotary_factor={share} is not supported", allowed=str(expected))
+    scaling = None if kind == "default" else read_scaling(kind, settings, positions, where)
+    if scaling is None and settings:
+        raise AthanorError(f"{where}: rope_type='default' takes no {', '.join(sorted(settings))}")
+    return {"rope_base": float(base), "rope_share": float(expected), "rope_scaling": scaling}
+
+
+# Kind of scaling -> their key -> ours; a value of its own is what `transformers` takes when the key is missing.
+SCALING_KEYS = {
+    "linear": {"factor": "factor"},
+    "dynamic": {"factor": "factor"},
+    "yarn": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_positions",
+        "attention_factor": "attention_factor",
+        "beta_fast": "beta_fast",
+        "beta_slow": "beta_slow",
+        "truncate": "whole_bounds",
+    },
+    "llama3": {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_positions",
+        "low_freq_factor": "low_factor",
+        "high_freq_factor": "high_factor",
+    },
+}
+
+
+def read_scaling(kind: Any, settings: Mapping[str, Any], positions: int, where: str) -> RopeScaling:
+    """One of the four scalings we know, from their keys; what is missing gets the value `transformers` takes."""
+    if not isinstance(kind, str) or kind not in SCALING_KEYS:
+        raise AthanorError(
+            f"{where}: rope_type={kind!r} is not supported", allowed=f"default, {', '.join(SCALING_KEYS)}"
+        )
+    keys = SCALING_KEYS[kind]
+    magnitudes = ("mscale", "mscale_all_dim") if kind == "yarn" else ()
+    unknown = sorted(set(settings) - set(keys) - set(magnitudes))
+    if unknown:
+        raise AthanorError(f"{where}: rope_type={kind!r} takes no {', '.join(unknown)}", allowed=", ".join(keys))
+    for key, value in settings.items():
+        if type(value) not in ((bool,) if key == "truncate" else (int, float)):
+            raise AthanorError(
+                f"{where}: {key}={value!r}", allowed="true or false" if key == "truncate" else "a number"
+            )
+    values = {"original_max_position_embeddings": positions, **settings}
+    if kind == "yarn" and "factor" in settings:
+        factor, whole, part = settings["factor"], settings.get("mscale"), settings.get("mscale_all_dim")
+        attention = yarn_attention_factor(factor)
+        if whole and part:
+            attention = yarn_attention_factor(factor, whole) / yarn_attention_factor(factor, part)
+        values = {"attention_factor": attention, "beta_fast": 32, "beta_slow": 1, "truncate": True, **values}
+    missing = sorted(set(keys) - set(values))
+    if missing:
+        raise AthanorError(f"{where}: rope_type={kind!r} needs {', '.join(missing)}")
+    return RopeScaling(kind=kind, **{ours: values[key] for key, ours in keys.items()})
+
+
+def read_rotated(family: Family, theirs: Mapping[str, Any], head_size: float, where: str) -> float:
+    """The share of each head that is rotated, from the count of its rotated numbers."""
+    count = theirs.get(family.rotated, family.optional.get(family.rotated))
+    if type(count) is not int or int(head_size * (count / head_size)) != count or count > head_size:
+        raise AthanorError(f"{where}: {family.rotated}={count!r}", allowed=f"a whole number up to {head_size:g}")
+    return count / head_size
+
+
+def read_windows(family: Family, theirs: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
+    """Size of the window, and the layers that look through it."""
+    switched_on = family.windows == "always" or bool(theirs.get("use_sliding_window", False))
+    size = theirs.get("sliding_window", family.optional.get("sliding_window")) if switched_on else None
+    if size is not None and type(size) is not int:
+        raise AthanorError(f"{where}: sliding_window={size!r}", allowed="a whole number, or null")
+    kinds = theirs.get("layer_types")
+    if kinds is None:
+        first = theirs.get("max_window_layers", 28) if family.windows == "by_layer" else 0
+        if type(first) is not int:
+            raise AthanorError(f"{where}: max_window_layers={first!r}", allowed="a whole number")
+        chosen = tuple(range(max(first, 0), layers))
+    else:
+        possible = {"full_attention"} if size is None else {"full_attention", "sliding_attention"}
+        if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= possible:
+            raise AthanorError(f"{where}: layer_types={kinds}", allowed=f"{layers} of {', '.join(sorted(possible))}")
+        chosen = tuple(layer for layer, kind in enumerate(kinds) if kind == "sliding_attention")
+        if size is not None and family.windows != "by_layer" and len(chosen) != layers:
+            raise AthanorError(f"{where}: layer_types={kinds}", allowed="sliding_attention in every layer")
+    return {"window": size, "window_layers": chosen} if size is not None and chosen else {}
+
+
+def read_expert_layers(theirs: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
+    """The layers that have experts: every `decoder_sparse_step`-th one, without `mlp_only_layers`."""
+    step, dense = theirs.get("decoder_sparse_step", 1), theirs.get("mlp_only_layers") or []
+    if type(step) is not int or step < 1:
+        raise AthanorError(f"{where}: decoder_sparse_step={step!r}", allowed="a whole number from 1")
+    if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
+        raise AthanorError(f"{where}: mlp_only_layers={dense!r}", allowed="a list of layer numbers")
+    return tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
+
+
+def their_config(family: Family, config: TransformerConfig, dtype: str) -> dict[str, Any]:
+    """The config.json that makes `transformers` build this network.
+
+    Args:
+        dtype: name of the number type the weights are stored in, such as 'bfloat16'.
+    """
+    whole = config.complete()
+    settings = {key: getattr(whole, ours) for key, ours in family.settings.items()}
+    out: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
+    # Left out, these would take the numbers of the family's best known member, which this vocabulary may not have.
+    out |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    out |= {key: value for key, value in family.required.items() if key != "pretraining_tp"} | settings
+    if family.activation:
+        out[family.activation] = next((name for name, mlp in family.activations.items() if mlp == whole.mlp), None)
+    if family.rope_settings:
+        out["rope_theta"] = whole.rope_base
+        out["rope_parameters"] = {"rope_type": "default", "rope_theta": whole.rope_base}
+        if whole.rope_scaling is not None:
+            kind = whole.rope_scaling.kind
+            scaled = {key: getattr(whole.rope_scaling, ours) for key, ours in SCALING_KEYS[kind].items()}
+            out["rope_parameters"] |= {"rope_type": kind, **scaled}
+        if "rope_share" in family.fixed or "partial_rotary_factor" in family.optional:
+            out["partial_rotary_factor"] = out["rope_parameters"]["partial_rotary_factor"] = whole.rope_share
+    if family.rotated:
+        out[family.rotated] = whole.rotated
+    if family.dense_layers:
+        dense = [layer for layer in range(whole.layers) if not whole.routed(layer)]
+        out |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+    return out | their_windows(family, whole)
+
+
+def their_windows(family: Family, config: TransformerConfig) -> dict[str, Any]:
+    """What config.json says about windows."""
+    out: dict[str, Any] = {}
+    if "sliding_window" in WINDOW_KEYS[family.windows]:
+        out["sliding_window"] = config.window
+    if "use_sliding_window" in WINDOW_KEYS[family.windows]:
+        out["use_sliding_window"] = config.window is not None
+    if family.windows == "by_layer" and config.window is not None:
+        windowed = [config.windowed(layer) for layer in range(config.layers)]
+        out["layer_types"] = ["sliding_attention" if sees_less else "full_attention" for sees_less in windowed]
+        out["max_window_layers"] = windowed.index(True)  # for readers that know no layer_types
+    return out
+
+
+def family_of(config: TransformerConfig) -> Family:
+    """The first family whose config.json can say exactly this network.
+
+    Raises:
+        AthanorError: when none can.
+    """
+    for family in FAMILIES.values():
+        if all(getattr(config, name) == value for name, value in family.fixed.items()) and says(family, config):
+            return family
+    raise AthanorError(f"no family can express {config}", allowed=", ".join(FAMILIES))
+
+
+def says(family: Family, config: TransformerConfig) -> bool:
+    """Whether the family's config.json, read again, gives the same network."""
+    try:
+        return our_config(family, their_config(family, config, ""), family.name) == config.complete()
+    except AthanorError:  # a setting the family needs, and this network has not
+        return False

@@ -1,0 +1,299 @@
+"""Taking a model out of the store: a Hugging Face folder with a model card, or a GGUF file, each with its receipt.
+
+What is written is read again and compared before it gets its name; a result that is not what it was made from is
+deleted. Nothing half written is ever left under the name that was asked for.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+import athanor
+from athanor.base.errors import AthanorError
+from athanor.base.files import explain_disk_error, hash_file, sync_file, sync_folder, write_json
+from athanor.base.progress import Progress
+from athanor.base.tables import quantity, size
+from athanor.inference import equivalence
+from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
+from athanor.inference.ggml import TYPES
+from athanor.inference.gguf import GgufFile
+from athanor.inference.gguf_model import DIFFERENCES, read_model, read_tokenizer, write_model
+from athanor.inference.quantize import load_model
+from athanor.models.convert import INDEX, Stored, load_checkpoint, read_object, save_checkpoint
+from athanor.recipes.card import model_card
+from athanor.store.artifact import Artifact
+from athanor.tokens.template import jinja_source
+from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
+
+PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SMALL = 1_000_000_000  # weights; up to here models are compared in float32, above in the type they are stored in
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model to be exported.
+
+    Attributes:
+        folder: its checkpoint.
+        artifact: its record, if it comes from a store.
+        dense: the same weights as an ordinary checkpoint; the folder itself, unless it was quantised.
+    """
+
+    folder: Path
+    artifact: Artifact | None
+    dense: Path
+    tokenizer: Tokenizer
+
+    @property
+    def name(self) -> str:
+        """The artifact's name, or the folder's."""
+        return self.artifact.id if self.artifact else self.folder.resolve().name
+
+    @property
+    def parameters(self) -> int:
+        """How many weights are stored."""
+        return count_weights(self.dense)
+
+
+def export(
+    folder: Path, artifact: Artifact | None, target: Path, *, to: str, kind: str | None, dequantize: bool,
+    licence: str | None, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a model as `to` ('hf' or 'gguf') at `target`, and return the receipt that stands beside it.
+
+    Args:
+        kind: number type, a name of TYPES; None: the one the weights are stored in.
+        dequantize: allows an INT4 model, as the numbers that its codes stand for.
+        licence: what the owner says; it goes into the model card and the GGUF keys.
+
+    Raises:
+        AthanorError: the model, the type or the target cannot be used; exit code 3: the result is not equal.
+    """
+    check_target(target, to, kind)
+    tokenizer = equivalence.open_tokenizer(folder)
+    if is_quantized(folder) and not dequantize:
+        parent = artifact.record["parents"].get("model") if artifact else None
+        raise AthanorError(
+            f"{folder.name} is quantised (INT4): other readers do not know its codes",
+            allowed=f"the model it was made from{f', {parent}' if parent else ''}",
+            fix="name that one; or add --dequantize to export the numbers that the codes stand for",
+        )
+    work = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        (work / "result").mkdir(parents=True)
+        dense = folder
+        if is_quantized(folder):
+            dense = work / "dense"
+            dequantize_checkpoint(folder, dense, special_ids(tokenizer))
+            tokenizer.save(dense, jinja_source())
+        source = Source(folder, artifact, dense, tokenizer)
+        kind = kind or stored_type(dense)
+        check_room(source, target, kind)
+        receipt = (to_hf if to == "hf" else to_gguf)(source, work / "result", kind, licence, progress)
+        place(work / "result", target, to)
+        return receipt
+    except (OSError, SafetensorError) as problem:
+        raise explain(problem, target) from problem
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def to_hf(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:
+    """A folder that `transformers` loads: weights (copied, where the type stays), config, tokenizer, template, card."""
+    progress.start("writing the checkpoint", None, "")
+    verbatim = kind == stored_type(source.dense) and source.dense == source.folder
+    if verbatim:
+        for name in checkpoint_files(source.dense):
+            shutil.copyfile(source.dense / name, result / name)
+    else:
+        model = load_checkpoint(source.dense).to(PLAIN_TYPES[kind])
+        save_checkpoint(model, result, generation=special_ids(source.tokenizer))
+    source.tokenizer.save(result, jinja_source())
+    progress.start("reading it again and comparing", None, "")
+    template = (result / "chat_template.jinja").read_text(encoding="utf-8")
+    receipt = {
+        **head(source, "hf", kind, "the folder was loaded again by Athanor's own reader"),
+        "logits": compare_models(source, load_model(result, dtype=compare_type(source))),
+        "token_ids": equivalence.compare_tokenizers(source.tokenizer, Tokenizer.load(result)),
+        "chat_template": equivalence.compare_template(source.tokenizer, template),
+    }
+    equivalence.refuse_unequal(receipt, exact=lossless(source, kind))
+    card = model_card(source.name, source.artifact, read_object(result / "config.json"), source.parameters, licence)
+    (result / "README.md").write_text(card, encoding="utf-8")
+    return finish(receipt, result, "receipt.json", progress)
+
+
+def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:
+    """One file that llama.cpp loads."""
+    progress.start("writing the GGUF file", None, "")
+    path = result / "model.gguf"
+    about = {
+        # llama.cpp changes special tokens when the name holds certain words: it is not left to chance
+        "name": f"Athanor model of {quantity(source.parameters)} parameters",
+        "description": f"exported from {source.name}",
+        **({"license": licence} if licence else {}),
+    }  # fmt: skip
+    write_model(source.dense, path, TYPES[kind], about)
+    progress.start("reading it again and comparing", None, "")
+    file = GgufFile(path)
+    receipt = {
+        **head(source, "gguf", kind, "the file was read by Athanor's own reader, every tensor made numbers again"),
+        "types": count_types(file),
+        "logits": compare_models(source, read_model(file, source.dense)),
+        "token_ids": {
+            **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values)),
+            "cut_by": file.values["tokenizer.ggml.pre"], "known_differences": DIFFERENCES,
+        },
+        "chat_template": equivalence.compare_template(source.tokenizer, file.values["tokenizer.chat_template"]),
+    }  # fmt: skip
+    equivalence.refuse_unequal(receipt, exact=lossless(source, kind))
+    return finish(receipt, result, "model.receipt.json", progress)
+
+
+# ------------------------------------------------------------------------------------------------------- the receipt
+
+
+def head(source: Source, to: str, kind: str, how: str) -> dict[str, Any]:
+    """What was compared with what."""
+    files = {name: hash_file(source.folder / name) for name in travelling_files(source.folder)}
+    return {
+        "format": to, "type": kind, "how": how, "athanor": athanor.__version__, "torch": torch.__version__,
+        "source": {"model": source.name, "quantized": source.dense != source.folder, "files": files},
+        "computed_in": str(compare_type(source) or "the stored type").removeprefix("torch."),
+    }  # fmt: skip
+
+
+def compare_models(source: Source, after: Any) -> dict[str, Any]:
+    """The source's behaviour and the result's; one of the two models is in memory at a time."""
+    found = equivalence.observe(after.to(compare_type(source)) if compare_type(source) else after, source.tokenizer)
+    del after
+    before = load_checkpoint(source.dense, dtype=compare_type(source))
+    return equivalence.compare_behaviour(equivalence.observe(before, source.tokenizer), found)
+
+
+def compare_type(source: Source) -> torch.dtype | None:
+    """The number type both models compute in: float32 for small ones, else as stored."""
+    return torch.float32 if source.parameters <= SMALL else None
+
+
+def lossless(source: Source, kind: str) -> bool:
+    """Whether the numbers are stored without loss: the same type, or float32, which holds every other."""
+    return kind in ("F32", stored_type(source.dense))
+
+
+def finish(receipt: dict[str, Any], result: Path, name: str, progress: Progress) -> dict[str, Any]:
+    """Add the files with their hashes, and write the receipt beside them."""
+    files = {path.name: {"bytes": path.stat().st_size, "hash": hash_file(path)} for path in sorted(result.iterdir())}
+    receipt = {**receipt, "files": files}
+    write_json(result / name, receipt)
+    progress.finish()
+    return receipt
+
+
+def count_types(file: GgufFile) -> dict[str, int]:
+    """How many tensors are stored in each number type."""
+    names = [entry.type.name for entry in file.tensors.values()]
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
+# --------------------------------------------------------------------------------------------------- files and places
+
+
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """What generation_config.json says about the tokenizer."""
+    document, end = tokenizer.special[DOCUMENT], tokenizer.special[END]
+    return {"bos_token_id": document, "eos_token_id": end, "pad_token_id": end}
+
+
+def checkpoint_files(folder: Path) -> list[str]:
+    """config.json, generation_config.json where there is one, and the weights with their index."""
+    names = ["config.json", *(name for name in ("generation_config.json", INDEX) if (folder / name).is_file())]
+    return names + sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def travelling_files(folder: Path) -> list[str]:
+    """Everything that makes a model: its checkpoint and its tokenizer."""
+    return checkpoint_files(folder) + [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def stored_type(folder: Path) -> str:
+    """The number type of a checkpoint's weights."""
+    dtype = Stored(folder).dtype()
+    return next(name for name, one in PLAIN_TYPES.items() if one == dtype)
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers a checkpoint stores."""
+    total = 0
+    for header in Stored(folder).headers.values():
+        for entry in header.values():
+            count = 1
+            for length in entry["shape"]:
+                count *= length
+            total += count
+    return total
+
+
+def check_target(target: Path, to: str, kind: str | None) -> None:
+    """Refuse a type that the format does not know, and a target that exists or has no place to be."""
+    if to == "hf" and kind is not None and kind not in PLAIN_TYPES:
+        raise AthanorError(
+            f"--type {kind.lower()}: Hugging Face folders hold plain numbers", allowed=", ".join(PLAIN_TYPES).lower(),
+            fix="athanor export --to gguf, for blocks",
+        )  # fmt: skip
+    if to == "gguf" and target.suffix != ".gguf":
+        raise AthanorError(
+            f"--out {target}: readers know GGUF files by their name", allowed="a name that ends in .gguf"
+        )
+    for path in (target, receipt_of(target)) if to == "gguf" else (target,):
+        if path.exists() or path.is_symlink():
+            raise AthanorError(f"{path} exists already", fix="choose another --out, or delete it first")
+    if not target.parent.is_dir():
+        raise AthanorError(f"there is no folder {target.parent}", fix=f"mkdir -p {target.parent}")
+
+
+def check_room(source: Source, target: Path, kind: str) -> None:
+    """Refuse before writing what the disk cannot hold."""
+    needed = source.parameters * TYPES[kind].size // TYPES[kind].numbers
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise AthanorError(f"the disk is full: about {size(needed)} are needed for {target}, {size(free)} are free",
+                           fix="free some space, or choose another disk with --out")  # fmt: skip
+
+
+def receipt_of(target: Path) -> Path:
+    """Where the receipt of a GGUF file stands."""
+    return target.with_suffix(".receipt.json")
+
+
+def place(result: Path, target: Path, to: str) -> None:
+    """Sync what was written and give it its name; the receipt of a GGUF file first, so that no file is without one."""
+    for path in result.iterdir():
+        sync_file(path)
+    if to == "gguf":
+        os.rename(result / "model.receipt.json", receipt_of(target))
+        os.rename(result / "model.gguf", target)
+    else:
+        sync_folder(result)
+        os.rename(result, target)
+    sync_folder(target.parent)
+
+
+def explain(problem: Exception, target: Path) -> Exception:
+    """Disk errors as what the user can do; the safetensors library hides the system's words in an error of its own."""
+    if isinstance(problem, SafetensorError) and any(
+        word in str(problem) for word in ("No space", "too large", "quota")
+    ):
+        problem = OSError(28, "No space left on device")
+    if not isinstance(problem, OSError):
+        return problem
+    explained = explain_disk_error(problem, target)
+    if isinstance(explained, AthanorError):
+        explained.fix = explained.fix.replace("--store", "--out")
+    return explained

@@ -1,0 +1,99 @@
+"""The step `import`: a Hugging Face folder becomes a model artifact, verified, with its receipt."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import hash_file, hash_json, write_json
+from athanor.base.progress import Progress
+from athanor.base.settings import Settings
+from athanor.inference import equivalence
+from athanor.inference.quantize import load_model
+from athanor.models.convert import INDEX, refuse_pickles
+from athanor.store.artifact import Artifact
+from athanor.tokens.template import jinja_source
+from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
+
+RECEIPT = "receipt.json"
+FILES = ("config.json", "generation_config.json", INDEX, "tokenizer.json", "tokenizer_config.json",
+         "chat_template.jinja")  # fmt: skip
+
+
+class ImportSettings(Settings):
+    """What to import."""
+
+    path: str
+    """A folder that holds config.json, weights and tokenizer files."""
+
+
+def fingerprint(settings: ImportSettings) -> str:
+    """A hash that changes whenever a file of the checkpoint does."""
+    return hash_json(file_hashes(folder_of(settings)))
+
+
+def import_model(
+    settings: ImportSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Copy the checkpoint, write its tokenizer files anew, and compare what was written with what was given.
+
+    Raises:
+        AthanorError: a pickle, a family or setting we cannot run, a damaged file, or a foreign tokenizer (SPEC T2).
+    """
+    source = folder_of(settings)
+    tokenizer = equivalence.open_tokenizer(source)
+    progress.start("reading the checkpoint", None, "")
+    model = load_model(source)
+    if tokenizer.vocabulary != model.config.vocabulary:
+        raise AthanorError(
+            f"{source}: the tokenizer has {tokenizer.vocabulary} token ids, the model {model.config.vocabulary}",
+            fix="put the tokenizer.json that the model was trained with beside it",
+        )
+    before = equivalence.observe(model, tokenizer)
+    parameters, family = sum(weight.numel() for weight in model.state_dict().values()), model.config
+    del model
+    progress.start("copying and comparing", None, "")
+    hashes = file_hashes(source)
+    for name in hashes:
+        if not name.startswith(("tokenizer", "chat_template")):
+            shutil.copyfile(source / name, folder / name)
+    if "generation_config.json" not in hashes:
+        document, end = tokenizer.special[DOCUMENT], tokenizer.special[END]
+        ids = {"bos_token_id": document, "eos_token_id": end, "pad_token_id": end}
+        write_json(folder / "generation_config.json", ids)
+    tokenizer.save(folder, jinja_source())
+    receipt = {
+        "how": "the copy was loaded again and run beside the source",
+        "source": {"files": hashes},
+        "logits": equivalence.compare_behaviour(before, equivalence.observe(load_model(folder), tokenizer)),
+        "token_ids": equivalence.compare_tokenizers(tokenizer, Tokenizer.load(folder)),
+        "chat_template": equivalence.compare_template(tokenizer, jinja_source()),
+    }
+    equivalence.refuse_unequal(receipt, exact=True)
+    write_json(folder / RECEIPT, receipt)
+    progress.finish()
+    return {"parameters": parameters, "context": family.max_positions, "source": hashes}
+
+
+def folder_of(settings: ImportSettings) -> Path:
+    """The folder that is meant, if it can be one.
+
+    Raises:
+        AthanorError: it is missing, holds a pickle, or no config.json.
+    """
+    folder = Path(settings.path).expanduser()
+    if not folder.is_dir():
+        raise AthanorError(f"there is no folder {folder}", fix="name the folder that holds config.json and the weights")
+    refuse_pickles(folder)
+    if not (folder / "config.json").is_file():
+        raise AthanorError(
+            f"{folder} holds no config.json", fix="name the folder that holds config.json and the weights"
+        )
+    return folder
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Name and hash of every file that makes the model; others in the folder are not read."""
+    names = [name for name in FILES if (folder / name).is_file()]
+    names += sorted(path.name for path in folder.glob("*.safetensors"))
+    return {name: hash_file(folder / name) for name in names}
