@@ -114,7 +114,7 @@ GLM = {"norm": "layer", "norm_eps": 1e-5, "tied": True, "bias_qkv": True, "bias_
 
 SHAPES: dict[str, TransformerConfig] = {
     # The scales: nano trains on two CPU cores in minutes, 130b needs a cluster.
-    "nano": qwen3(192, 4, 3, 3, 512, vocabulary=4_096, max_positions=256),
+    "nano": qwen3(128, 4, 4, 4, 384, vocabulary=4_096, max_positions=256),
     "micro": qwen3(512, 8, 8, 4, 1_408, vocabulary=16_384, max_positions=1_024),
     "small": qwen3(768, 12, 12, 4, 2_048, vocabulary=32_768, max_positions=2_048),
     # The shapes of ChatGLM-6B and GLM-130B (Zeng et al. 2022), run here with one-dimensional positions.

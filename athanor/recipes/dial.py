@@ -48,25 +48,21 @@ NANO = Scale(
     "a few CPU minutes: learns skills and the look of its documents, not facts",
     {
         "skills": {
-            "conversations": Choice(
-                130_000, "fine-tuning sees each about once: new problems teach more than repeated ones"
-            )
+            "conversations": Choice(130_000, "fine-tuning sees each about once, so that little is learnt by heart")
         },
         "tokenizer": {
-            "vocabulary": Choice(4096, "the head is a quarter of the work already; more costs more than it saves")
+            "vocabulary": Choice(4096, "the head is a third of the weights already; other sizes were not tried")
         },
         "pretrain": {
             "layers": Choice(4, "enough to copy, compare, sort and count"),
             "width": Choice(128, "192 learns as much per token and takes twice the time"),
-            "heads": Choice(4, "32 numbers per head: four patterns of attention learn more than two"),
+            "heads": Choice(4, "32 numbers per head; other numbers of heads were not tried"),
             "hidden": Choice(384, "three times the width; SwiGLU's 8/3 (Shazeer 2020) rounded up to a multiple of 128"),
-            "context": Choice(256, "the quickstart's conversations are below 200 tokens; attention stays cheap"),
+            "context": Choice(256, "the quickstart's conversations fit, and attention stays cheap"),
             "rows": Choice(16, "4,096 tokens a step: in minutes, many small steps teach more than few large ones"),
             "steps": Choice(800, "well past LZMA's bits per byte; the rest of the time goes to skills"),
-            "learning_rate": Choice(0.015, "0.02 and 0.015 learn alike with Muon at this width; 0.03 is worse"),
-            "schedule": Choice(
-                "linear", "a straight line to zero needs no tuning and loses nothing in runs this short"
-            ),
+            "learning_rate": Choice(0.015, "the rate fine-tuning does best with; 0.02 learnt as well in pretraining"),
+            "schedule": Choice("linear", "a straight line to zero needs no tuning; other schedules were not compared"),
         },
         "finetune": {
             "rows": Choice(14, "with two rows of documents, 4,096 tokens a step as in pretraining"),
@@ -75,7 +71,7 @@ NANO = Scale(
             ),
             "steps": Choice(1200, "93 % of answers are right by then, 90 % at 1,000 steps"),
             "learning_rate": Choice(0.015, "0.03 was worse: 68 % against 72 % of answers right after 600 steps"),
-            "schedule": Choice("linear", "skills are learnt while the rate falls"),
+            "schedule": Choice("linear", "as in pretraining"),
         },
     },
 )
@@ -175,7 +171,7 @@ def _finetuning(rows: int, context: int, rate: float) -> dict[str, Choice]:
         "learning_rate": Choice(
             float(f"{rate / 4:.2g}"), "a quarter of pretraining's, as GPT-1 (Radford et al. 2018, section 4.1)"
         ),
-        "schedule": Choice("linear", "skills are learnt while the rate falls"),
+        "schedule": Choice("linear", "as in pretraining"),
     }
 
 

@@ -40,7 +40,8 @@ LOST = {
 class ReportSettings(Settings):
     """What the page says about itself."""
 
-    recipe: str = "quickstart"
+    recipe: str
+    """Its name; the runner fills it in."""
     about: dict[str, str] = pydantic.Field(default_factory=dict)
 
 

@@ -67,6 +67,8 @@ def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> Plan
     values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
     if "seed" in cls.model_fields and "seed" not in values:
         values["seed"] = recipe.seed
+    if "recipe" in cls.model_fields and "recipe" not in values:
+        values["recipe"] = recipe.name
     settings = parse_settings(cls, values, row.name)
     code = code_version(step.module)
     made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}

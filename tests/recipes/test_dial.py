@@ -58,3 +58,12 @@ def test_nano_is_as_it_was_measured():
         "learning_rate": 0.015, "schedule": "linear",
     }  # fmt: skip
     assert not SCALES["nano"].needs
+
+
+def test_the_dial_and_the_table_of_shapes_mean_the_same_nano() -> None:
+    from athanor.models.shapes import SHAPES
+    from athanor.training.pretrain import PretrainSettings, network
+
+    values = {key: choice.value for key, choice in choose("nano", "pretrain").items()}
+    vocabulary = choose("nano", "tokenizer")["vocabulary"].value
+    assert network(PretrainSettings(**values), vocabulary).complete() == SHAPES["nano"].complete()

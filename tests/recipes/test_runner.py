@@ -76,3 +76,9 @@ def test_a_receipt_past_a_threshold_is_refused_by_name(figure: str, value: float
         _gate({**RECEIPT, figure: value}, settings)
     assert named in str(caught.value)
     assert caught.value.code == EXIT_REFUSED
+
+
+def test_a_report_bears_the_name_of_its_own_recipe(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\n")
+    plan = plan_recipe(load_recipe(str(tmp_path / "mine.yaml")))
+    assert plan[-1].settings.model_dump()["recipe"] == "mine"
