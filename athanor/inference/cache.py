@@ -6,7 +6,7 @@ Shape letters: B rows, T new positions, S positions so far, K key/value heads, H
 import torch
 from torch import Tensor
 
-from athanor.models.transformer import TransformerConfig
+from athanor.models.config import TransformerConfig
 
 SMALLEST_CAPACITY = 64
 

@@ -151,9 +151,9 @@ def check_config(family: Family, config: Any) -> None:
 
 def their_shapes(family: Family, config: Any, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Hugging Face name and shape of every tensor of a network."""
-    for name, row, their_names in rows_of(family, config, ours):
+    for name, row, their_names in rows_of(family, ours):
         for their_name, place in zip(their_names, row.pieces(config, ours[name]), strict=True):
-            yield their_name, row.stored_shape(place)
+            yield their_name, row.stored_shape(config, place)
 
 
 def our_name(name: str) -> str:

@@ -89,7 +89,7 @@ def quantize_checkpoint(source: Path, target: Path, settings: Quantization | Non
         ours = LanguageModel(config).state_dict()
 
     def weights() -> Iterator[tuple[str, Tensor]]:
-        for name, row, their_names in rows_of(family, config, ours):
+        for name, row, their_names in rows_of(family, ours):
             weight = torch.empty(ours[name].shape, dtype=stored.dtype_of(their_names[0]))
             fill_one(weight, row, their_names, config, stored)
             yield name, weight

@@ -23,7 +23,12 @@ class TransformerConfig:
     tied: bool = False  # the head reuses the token embedding
     kv_heads: int | None = None  # None: as many as `heads`
     head_width: int | None = None  # None: width / heads
-    position: Literal["rope", "learned"] = "rope"
+    causal: bool = True  # a position attends to itself and those before it; False: to all of its document
+    cross: bool = False  # every layer also attends to a memory, such as what an encoder made (T5, Whisper)
+    position: Literal["rope", "learned", "buckets", "alibi", "none"] = "rope"
+    position_axes: int = 1  # numbers that say where a token stands (ChatGLM-6B: 2, its place and its place in a span)
+    buckets: int | None = None  # position="buckets": how many classes of distance have a score of their own (T5)
+    farthest: int | None = None  # position="buckets": distances from here on share one class
     position_offset: int = 0  # learned positions: rows of the table before that of position 0 (OPT: 2)
     rope_base: float = 10_000.0
     rope_share: float = 1.0  # part of each head that is rotated (GLM: 0.5)
@@ -32,12 +37,15 @@ class TransformerConfig:
     window: int | None = None  # keys a query sees, itself included (Mistral); None: all before it
     window_layers: tuple[int, ...] | None = None  # layers that look through the window; None: all
     norm: Literal["rms", "layer"] = "rms"
-    norm_place: Literal["before", "around", "after"] = "before"  # around: GLM-4; after: GPT-1, normalises the sum
+    # around: GLM-4; after: GPT-1, normalises the sum; residual: GLM-130B, the normalised input is what is added to
+    norm_place: Literal["before", "around", "after", "residual"] = "before"
     norm_eps: float = 1e-6
+    norm_bias: bool = True  # layer norms add a number (PaLM: they do not)
+    residual_scale: float = 1.0  # what the stream is multiplied by before a layer adds to it (DeepNorm's alpha)
     norm_qk: bool = False  # Qwen3 normalises queries and keys, head by head
     parallel: bool = False  # attention and feed-forward read the same stream (GPT-J, PaLM, GPT-NeoX)
     shared_norm: bool = False  # parallel, and both read it through one norm (GPT-J, PaLM)
-    mlp: Literal["swiglu", "geglu", "gelu_tanh", "gelu", "relu"] = "swiglu"
+    mlp: Literal["swiglu", "geglu", "geglu_exact", "gelu_tanh", "gelu", "quick_gelu", "relu"] = "swiglu"
     experts: int | None = None  # feed-forward layers per block to choose from; None: one, and no choice
     experts_per_token: int | None = None  # how many each token is sent to
     expert_hidden: int | None = None  # hidden width of an expert; None: `hidden`
@@ -47,6 +55,10 @@ class TransformerConfig:
     bias_out: bool = False
     bias_mlp: bool = False
     bias_head: bool = False  # GPT-J adds a number to each token's score
+    attention_scale: float | None = None  # what scores of attention are multiplied by; None: 1 / sqrt(head width)
+    embedding_norm: bool = False  # embeddings are normalised before the first layer (BLOOM)
+    outputs: int | None = None  # ids the head scores; None: all (ImageGPT never says its start token)
+    logit_scale: float = 1.0  # what the scores of ids are multiplied by (Cohere)
 
     def __post_init__(self) -> None:
         for name in COUNTS:
@@ -66,16 +78,37 @@ class TransformerConfig:
             raise ValueError("shared_norm=True has no meaning without parallel=True")
         if self.bias_head and (self.tied or self.vocabulary is None):
             raise ValueError("bias_head=True needs a head of its own: a vocabulary, and tied=False")
-        if self.parallel and self.norm_place != "before":
-            raise ValueError(f"parallel=True with norm_place={self.norm_place!r}: must be 'before'")
+        if self.outputs is not None and (self.tied or self.vocabulary is None or self.outputs > self.vocabulary):
+            raise ValueError(f"outputs={self.outputs} needs a head of its own, for at most {self.vocabulary} ids")
+        if self.logit_scale != 1.0 and self.bias_head:
+            raise ValueError("logit_scale with bias_head: whether the bias is scaled too is not defined")
+        if not self.norm_bias and self.norm != "layer":
+            raise ValueError("norm_bias=False has no meaning: only norm='layer' could have a bias")
+        if self.residual_scale != 1.0 and self.norm_place not in ("after", "residual"):
+            raise ValueError(f"residual_scale needs norm_place 'after' or 'residual', not {self.norm_place!r}")
+        if self.parallel and (self.norm_place != "before" or self.cross):
+            raise ValueError(
+                f"parallel=True with norm_place={self.norm_place!r}, cross={self.cross}: 'before' and False"
+            )
+        if self.cross and self.norm_place not in ("before", "after"):
+            raise ValueError(f"cross=True with norm_place={self.norm_place!r}: must be 'before' or 'after'")
+        if not self.causal and (self.window is not None or self.position == "alibi"):
+            raise ValueError("causal=False: windows and position='alibi' are for causal networks")
         self._check_positions()
         self._check_layers("window", self.window_layers)
         self._check_layers("experts", self.expert_layers)
         self._check_experts()
 
     def _check_positions(self) -> None:
-        if self.position == "rope" and (self.rotated < 2 or self.rotated % 2):
+        axes = self.position_axes
+        if axes not in (1, 2) or (axes == 2 and self.position not in ("rope", "learned")):
+            raise ValueError(f"position_axes={axes} with position={self.position!r}: 1, or 2 for rope and learned")
+        if axes == 2 and (self.rope_share != 1.0 or self.rope_scaling is not None):
+            raise ValueError("position_axes=2 rotates each half of a head whole: no rope_share, no rope_scaling")
+        if self.position == "rope" and (self.rotated < 2 * axes or self.rotated % (2 * axes)):
             raise ValueError(f"rope rotates pairs, but {self.rotated} numbers of each head are to be rotated")
+        if (self.position == "buckets") != (self.buckets is not None and self.farthest is not None):
+            raise ValueError("buckets and farthest are set for position='buckets', and for no other")
         if self.position_offset < 0 or (self.position_offset and self.position != "learned"):
             raise ValueError(f"position_offset={self.position_offset}: at least 0, and only for learned positions")
         if self.rope_scaling is not None and self.position != "rope":
@@ -110,6 +143,11 @@ class TransformerConfig:
         return self.width // self.heads if self.head_width is None else self.head_width
 
     @property
+    def score_scale(self) -> float:
+        """What scores of attention are multiplied by."""
+        return self.head_size**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
     def rotated(self) -> int:
         """How many numbers of each head are rotated (2R)."""
         return int(self.head_size * self.rope_share)
@@ -117,7 +155,7 @@ class TransformerConfig:
     @property
     def gated(self) -> bool:
         """Whether the feed-forward layer multiplies two products of its input."""
-        return self.mlp in ("swiglu", "geglu")
+        return self.mlp in ("swiglu", "geglu", "geglu_exact")
 
     @property
     def expert_size(self) -> int:
@@ -153,5 +191,5 @@ class TransformerConfig:
 
 COUNTS = (
     "width", "layers", "heads", "hidden", "max_positions", "vocabulary", "kv_heads", "head_width", "window", "experts",
-    "experts_per_token", "expert_hidden",
+    "experts_per_token", "expert_hidden", "buckets", "farthest", "outputs",
 )  # fmt: skip

@@ -4,38 +4,37 @@ Reading is strict. A checkpoint is data from a stranger: nothing in it is run, e
 use, and whatever does not fit is refused with its file and tensor.
 """
 
-import itertools
 import json
 import math
 import pickle
+import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
 from athanor.base.tensorfile import read_tensor_header
-from athanor.models.config import TransformerConfig
-from athanor.models.families import Family
+from athanor.models.families import FAMILIES, Family
+from athanor.models.families.family import Weight
 from athanor.models.language import LanguageModel
-from athanor.models.names import Weight
 from athanor.models.settings import family_of, read_config, their_config
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-BITS = {"F32": 32, "F16": 16, "BF16": 16}
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+BITS = {"F32": 32, "F16": 16, "BF16": 16, "I64": 64}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 def load_checkpoint(
     folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> LanguageModel:
-    """Build the network a Hugging Face folder describes and fill it with its weights.
+    """Build the language model a Hugging Face folder describes and fill it with its weights.
 
     Args:
         folder: holds config.json and model.safetensors, or shards and their index.
@@ -43,22 +42,35 @@ def load_checkpoint(
         device: where the weights go.
 
     Raises:
-        AthanorError: anything unsafe, missing, left over, of the wrong shape or not finite, by file and tensor.
+        AthanorError: anything unsafe, missing, left over, of the wrong shape or not finite, by file and tensor; or the
+            network is no language model that writes from left to right.
     """
+    network = load_network(folder, dtype, device)
+    if not isinstance(network, LanguageModel):
+        kind = read_object(Path(folder) / "config.json")["model_type"]
+        raise AthanorError(
+            f"{folder} holds a network of the family {kind}, which writes no text from left to right",
+            allowed="a language model, such as " + ", ".join(list(FAMILIES)[:4]),
+        )
+    return network
+
+
+def load_network(folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """The same for a network of any family: encoders, encoder-decoders, pictures, sound."""
     folder = Path(folder)
     refuse_pickles(folder)
     config_file = folder / "config.json"
     family, config = read_config(read_object(config_file), str(config_file))
     stored = Stored(folder)
     with torch.device("meta"):
-        model = LanguageModel(config)
+        model = family.build(config)
     model = model.to(dtype or stored.dtype()).to_empty(device=device)
     fill(model, family, stored)
     return model.eval()
 
 
 def save_checkpoint(
-    model: LanguageModel,
+    model: nn.Module,
     folder: str | Path,
     *,
     generation: Mapping[str, Any] | None = None,
@@ -67,7 +79,7 @@ def save_checkpoint(
     """Write a folder that `transformers` loads: config.json, generation_config.json and the weights.
 
     Args:
-        model: the network; its number type is the stored one.
+        model: a network of any family, with its `config`; its number type is the stored one.
         folder: created when missing; must not hold weights already.
         generation: settings for generation_config.json, such as eos_token_id; token ids also go into config.json.
         shard_bytes: weights above this size are cut into files of at most that many bytes (one tensor at least).
@@ -85,7 +97,7 @@ def save_checkpoint(
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise AthanorError(f"{name} holds a number that is not finite: it is not saved")
-    settings = their_config(family, model.config, str(model.tokens.weight.dtype).removeprefix("torch."))
+    settings = their_config(family, model.config, str(next(model.parameters()).dtype).removeprefix("torch."))
     special = {key: value for key, value in (generation or {}).items() if key.endswith("_token_id")}
     write_object(folder / "config.json", settings | special)
     write_object(folder / "generation_config.json", dict(generation or {}))
@@ -112,66 +124,69 @@ def write_weights(weights: Mapping[str, Tensor], folder: Path, shard_bytes: int)
     write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def rows_of(
-    family: Family, config: TransformerConfig, ours: Mapping[str, Any]
-) -> Iterator[tuple[str, Weight, tuple[str, ...]]]:
-    """Every tensor this network has: our full name, its row of the family's table, and their full names."""
-    for row in family.tensors:
-        counts = (config.layers, config.experts or 0)[: row.ours.count("{}")]
-        for place in itertools.product(*map(range, counts)):
-            name = row.ours.format(*place)
-            if name in ours:
-                yield name, row, tuple(their_name.format(*place) for their_name in row.theirs)
+def rows_of(family: Family, ours: Iterable[str]) -> Iterator[tuple[str, Weight, tuple[str | None, ...]]]:
+    """Every tensor of a network that the family names: our full name, its row of the table, and their full names."""
+    patterns = [(re.compile(re.escape(row.ours).replace(r"\{\}", r"(\d+)")), row) for row in family.tensors]
+    for name in ours:
+        for pattern, row in patterns:
+            found = pattern.fullmatch(name)
+            if found:
+                numbers = found.groups()
+                yield name, row, tuple(theirs and theirs.format(*numbers) for theirs in row.theirs)
+                break
 
 
-def their_tensors(model: LanguageModel, family: Family) -> Iterator[tuple[str, Tensor]]:
+def their_tensors(model: nn.Module, family: Family) -> Iterator[tuple[str, Tensor]]:
     """Our weights under Hugging Face names, cut into the pieces they store."""
     ours = model.state_dict()
     written = set()
-    for name, row, their_names in rows_of(family, model.config, ours):
+    for name, row, their_names in rows_of(family, ours):
         pieces = row.pieces(model.config, ours[name].detach().cpu())
         written.add(name)
         for their_name, piece in zip(their_names, pieces, strict=True):
-            yield their_name, piece.reshape(row.stored_shape(piece)).contiguous()
+            if their_name is not None:
+                yield their_name, piece.reshape(row.stored_shape(model.config, piece)).contiguous()
     left = sorted(set(ours) - written)
     if left:
         raise AthanorError(f"{left[0]} has no name in a {family.name} checkpoint", fix="merge or remove adapters first")
 
 
-def fill(model: LanguageModel, family: Family, stored: "Stored") -> None:
+def fill(model: nn.Module, family: Family, stored: "Stored") -> None:
     """Copy every stored tensor to its place; nothing may be missing, left over, misshaped or not finite."""
     ours = model.state_dict()
     wanted, filled = set(), set()
-    for name, row, their_names in rows_of(family, model.config, ours):
+    for name, row, their_names in rows_of(family, ours):
         fill_one(ours[name], row, their_names, model.config, stored)
         filled.add(name)
         wanted.update(their_names)
-    assert filled == set(ours), "a row is missing in the family's tensors"
-    refuse_extra(model, family, stored, wanted)
+    assert filled == set(ours), f"a row is missing in the family's tensors: {sorted(set(ours) - filled)[:3]}"
+    refuse_extra(family, stored, wanted)
 
 
-def fill_one(
-    target: Tensor, row: Weight, their_names: tuple[str, ...], config: TransformerConfig, stored: "Stored"
-) -> None:
-    """Copy the pieces of one of our tensors to their places."""
+def fill_one(target: Tensor, row: Weight, their_names: tuple[str | None, ...], config: Any, stored: "Stored") -> None:
+    """Copy the pieces of one of our tensors to their places; a piece that is stored nowhere is zero."""
     for their_name, place in zip(their_names, row.pieces(config, target), strict=True):
-        place.copy_(stored.read(their_name, row.stored_shape(place)).view(place.shape))
+        if their_name is None:
+            place.zero_()
+        else:
+            place.copy_(stored.read(their_name, row.stored_shape(config, place)).view(place.shape))
 
 
-def refuse_extra(model: LanguageModel, family: Family, stored: "Stored", wanted: set[str]) -> None:
-    """A tensor nobody asked for is an error, but for a second copy of a tied head and for derived numbers."""
+def refuse_extra(family: Family, stored: "Stored", wanted: set[str | None]) -> None:
+    """A tensor nobody asked for is an error, but for a second copy of another (a tied head) and for derived numbers."""
+    names = {row.ours: row.theirs[0] for row in family.tensors}
+    copies = {names.get("head.weight"): names.get("tokens.weight"), **family.copies}
     for name in sorted(set(stored.places) - wanted):
         if family.derived and name.endswith(family.derived):
             continue
-        if name == "lm_head.weight" and model.config.tied:
-            copy = stored.read(name, tuple(model.tokens.weight.shape)).to(model.tokens.weight)
-            if bool((copy == model.tokens.weight).all()):
-                continue
+        if name not in copies:
+            raise AthanorError(f"{stored.where(name)}: a {family.name} network of this config has no such tensor")
+        first = copies[name]
+        if not bool((stored.read(name, stored.shape_of(first)) == stored.read(first, stored.shape_of(first))).all()):
             raise AthanorError(
-                f"{stored.where(name)}: config.json ties the head to the embedding, but the two differ",
+                f"{stored.where(name)}: config.json ties it to {first}, but the two differ",
                 fix="set tie_word_embeddings to false if the head is a weight of its own",
             )
-        raise AthanorError(f"{stored.where(name)}: a {family.name} network of this config has no such tensor")
 
 
 class Stored:
@@ -221,6 +236,7 @@ class Stored:
         for header in self.headers.values():
             for entry in header.values():
                 size[entry["dtype"]] = size.get(entry["dtype"], 0) + math.prod(entry["shape"])
+        size.pop("I64", None)  # counters
         return DTYPES[max(sorted(size), key=size.__getitem__)]
 
     def dtype_of(self, name: str) -> torch.dtype:
@@ -228,6 +244,12 @@ class Stored:
         if name not in self.places:
             raise AthanorError(f"{self.folder}: the tensor {name} is missing")
         return DTYPES[self.headers[self.places[name]][name]["dtype"]]
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        if name not in self.places:
+            raise AthanorError(f"{self.folder}: the tensor {name} is missing")
+        return tuple(self.headers[self.places[name]][name]["shape"])
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """One tensor, of the shape asked for and finite."""

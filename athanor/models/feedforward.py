@@ -12,8 +12,10 @@ from athanor.models.config import TransformerConfig
 ACTIVATIONS = {
     "swiglu": kernels.swiglu,
     "geglu": kernels.geglu,
+    "geglu_exact": kernels.geglu_exact,
     "gelu_tanh": kernels.gelu_tanh,
     "gelu": nn.functional.gelu,
+    "quick_gelu": kernels.quick_gelu,
     "relu": nn.functional.relu,
 }
 

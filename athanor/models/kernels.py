@@ -135,6 +135,17 @@ def geglu(x: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
+def geglu_exact(x: Tensor) -> Tensor:
+    """gelu(gate) * up with the exact gelu (Shazeer 2020, equation 6)."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate) * up
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x): gelu by its sigmoid approximation (Hendrycks and Gimpel 2016, section 2; CLIP)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 def gelu_tanh(x: Tensor) -> Tensor:
     """gelu by its tanh approximation (Hendrycks and Gimpel 2016, section 2; GPT-2)."""
     return F.gelu(x, approximate="tanh")
@@ -206,33 +217,58 @@ class CausalMask:
                 yield row, slice(first, last), slice(start, last)
 
 
-def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask) -> Tensor:
-    """softmax(q k / sqrt(H)) v over allowed keys (Vaswani et al. 2017, equation 1), (B, T, N, H)."""
+def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask, scale: float) -> Tensor:
+    """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
     if trains_on_cpu(q_BTNH, k_BTKH, v_BTKH):
-        return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask)
+        return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if mask.starts_BT is not None:
-        return masked_attention(q_BTNH, k_BKTH, v_BKTH, mask.allowed_BTS)
+        return masked_attention(q_BTNH, k_BKTH, v_BKTH, mask.allowed_BTS, scale)
     grouped = q_BTNH.shape[2] != k_BTKH.shape[2]
-    y_BNTH = F.scaled_dot_product_attention(q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=True, enable_gqa=grouped)
-    return y_BNTH.transpose(1, 2)
-
-
-def masked_attention(q_BTNH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, allowed_BTS: Tensor) -> Tensor:
-    """The same with any mask and keys from a cache; each group of N/K query heads shares one key head."""
-    grouped = q_BTNH.shape[2] != k_BKSH.shape[1]
     y_BNTH = F.scaled_dot_product_attention(
-        q_BTNH.transpose(1, 2), k_BKSH, v_BKSH, attn_mask=allowed_BTS[:, None], enable_gqa=grouped
+        q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=True, scale=scale, enable_gqa=grouped
     )
     return y_BNTH.transpose(1, 2)
 
 
-def plain_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, allowed_BTS: Tensor) -> Tensor:
+def masked_attention(
+    q_BTNH: Tensor,
+    k_BKSH: Tensor,
+    v_BKSH: Tensor,
+    allowed_BTS: Tensor | None,
+    scale: float,
+    bias_BNTS: Tensor | None = None,
+) -> Tensor:
+    """The same with any mask (None: all keys), keys of another text or a cache, and a bias that is added to the scores.
+
+    Each group of N/K query heads shares one key head.
+    """
+    if bias_BNTS is not None:
+        return plain_attention(q_BTNH, k_BKSH.transpose(1, 2), v_BKSH.transpose(1, 2), allowed_BTS, scale, bias_BNTS)
+    mask_B1TS = None if allowed_BTS is None else allowed_BTS[:, None]
+    grouped = q_BTNH.shape[2] != k_BKSH.shape[1]
+    y_BNTH = F.scaled_dot_product_attention(
+        q_BTNH.transpose(1, 2), k_BKSH, v_BKSH, attn_mask=mask_B1TS, scale=scale, enable_gqa=grouped
+    )
+    return y_BNTH.transpose(1, 2)
+
+
+def plain_attention(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    allowed_BTS: Tensor | None,
+    scale: float,
+    bias_BNTS: Tensor | None = None,
+) -> Tensor:
     """The reference: every score written out."""
-    group = q_BTNH.shape[2] // k_BTKH.shape[2]
-    k_BSNH, v_BSNH = k_BTKH.repeat_interleave(group, 2), v_BTKH.repeat_interleave(group, 2)
-    score_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH) / q_BTNH.shape[-1] ** 0.5
-    score_BNTS = score_BNTS.masked_fill(~allowed_BTS[:, None], float("-inf"))
+    group = q_BTNH.shape[2] // k_BSKH.shape[2]
+    k_BSNH, v_BSNH = k_BSKH.repeat_interleave(group, 2), v_BSKH.repeat_interleave(group, 2)
+    score_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH) * scale
+    if bias_BNTS is not None:
+        score_BNTS = score_BNTS + bias_BNTS.to(score_BNTS.dtype)
+    if allowed_BTS is not None:
+        score_BNTS = score_BNTS.masked_fill(~allowed_BTS[:, None], float("-inf"))
     return torch.einsum("bnts,bsnh->btnh", score_BNTS.softmax(-1), v_BSNH)
 
 
@@ -245,10 +281,10 @@ class BlockedAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask) -> Tensor:
-        batch, _, heads, size = q_BTNH.shape
+    def forward(ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask, scale: float) -> Tensor:
+        batch, _, heads, _ = q_BTNH.shape
         group = heads // k_BTKH.shape[2]
-        q, k, v = by_head(q_BTNH * size**-0.5, group), by_head(k_BTKH, 1), by_head(v_BTKH, 1)
+        q, k, v = by_head(q_BTNH * scale, group), by_head(k_BTKH, 1), by_head(v_BTKH, 1)
         y = torch.empty_like(q)
         kept = []
         for row, queries, keys in mask.blocks(batch):
@@ -258,11 +294,11 @@ class BlockedAttention(Function):
             kept.append(torch.softmax(score, dim=-1))
             torch.bmm(kept[-1], v[row, :, keys], out=y[row, :, grouped])
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.mask, ctx.group = mask, group
+        ctx.mask, ctx.group, ctx.scale = mask, group, scale
         return from_head(y, group)
 
     @staticmethod
-    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, *kept = ctx.saved_tensors
         group = ctx.group
         dy = by_head(dy_BTNH, group)
@@ -274,8 +310,8 @@ class BlockedAttention(Function):
             dscore = torch._softmax_backward_data(dp, p, -1, p.dtype)
             torch.bmm(dscore, k[row, :, keys], out=dq[row, :, grouped])
             dk[row, :, keys] += torch.bmm(dscore.mT, q[row, :, grouped])
-        dq *= q.shape[-1] ** -0.5
-        return from_head(dq, group), from_head(dk, 1), from_head(dv, 1), None
+        dq *= ctx.scale
+        return from_head(dq, group), from_head(dk, 1), from_head(dv, 1), None, None
 
 
 def by_head(x_BTNH: Tensor, group: int) -> Tensor:

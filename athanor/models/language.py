@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.models import kernels
+from athanor.models.attention import Attention, Cache, CrossAttention, Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import FeedForward, Routes
-from athanor.models.transformer import Attention, Cache, Transformer
+from athanor.models.transformer import Transformer
 
 IGNORED = -100  # a target with this value is not scored (the convention of torch and transformers)
 
@@ -30,10 +31,14 @@ class LanguageModel(nn.Module):
             raise ValueError("a language model needs config.vocabulary, the number of token ids")
         self.config = config
         self.tokens = nn.Embedding(config.vocabulary, config.width)
-        learned = config.position == "learned"
-        self.positions = nn.Embedding(config.max_positions + config.position_offset, config.width) if learned else None
+        learned, places = config.position == "learned", config.max_positions + config.position_offset
+        self.positions = nn.Embedding(places, config.width) if learned else None
+        # The second axis of positions, where there are two: the place in a span that is being filled in.
+        self.span_positions = nn.Embedding(places, config.width) if learned and config.position_axes == 2 else None
+        self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
         self.trunk = Transformer(config)
-        self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=config.bias_head)
+        outputs = config.vocabulary if config.outputs is None else config.outputs
+        self.head = None if config.tied else nn.Linear(config.width, outputs, bias=config.bias_head)
 
     def initialise(self, seed: int) -> "LanguageModel":
         """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
@@ -47,7 +52,7 @@ class LanguageModel(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for module in self.modules():
-            added = module.out if isinstance(module, Attention) else None
+            added = module.out if isinstance(module, Attention | CrossAttention) else None
             added = module.down if isinstance(module, FeedForward) else added
             if added is not None:
                 draw(added.weight, 0.02 / math.sqrt(2 * self.config.layers), generator)
@@ -59,6 +64,7 @@ class LanguageModel(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        allowed_BTS: Tensor | None = None,
         cache: Cache | None = None,
         routes: Routes | None = None,
     ) -> Tensor:
@@ -66,8 +72,10 @@ class LanguageModel(nn.Module):
 
         Args:
             ids_BT: token ids.
-            positions_BT: place of each token in its document; None: counted from the start of the document.
+            positions_BT: place of each token in its document; None: counted from the start of the document. With two
+                axes (B, T, 2): the place, and the place in a span that is being filled in (0 outside, or left out).
             documents_BT: a number per token; attention never crosses a change of it. None: one document per row.
+            allowed_BTS: who may attend to whom (True), instead of what causality and documents say.
             cache: keys and values of earlier calls; positions_BT must then be given.
             routes: takes note of where layers with experts send each token; see `Routes.balance`.
 
@@ -75,22 +83,39 @@ class LanguageModel(nn.Module):
             ValueError: when the arguments contradict each other or the row is longer than the model allows.
         """
         starts_BT = None if documents_BT is None else document_starts(documents_BT)
-        if cache is not None and (positions_BT is None or documents_BT is not None):
-            raise ValueError("with a cache, give positions_BT, and no documents_BT: the mask of the cache decides")
+        if cache is not None and (positions_BT is None or documents_BT is not None or allowed_BTS is not None):
+            raise ValueError("with a cache, give positions_BT and nothing else: the mask of the cache decides")
+        if documents_BT is not None and allowed_BTS is not None:
+            raise ValueError("give documents_BT or allowed_BTS: both say who attends to whom")
         if ids_BT.shape[1] > self.config.longest:
             raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.longest}")
         if positions_BT is None:
-            place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-            positions_BT = place_T.expand(ids_BT.shape) if starts_BT is None else place_T - starts_BT
+            positions_BT = self.places(ids_BT, starts_BT)
+        x_BTD = self.embed(ids_BT, positions_BT)
+        return self.trunk(
+            x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, allowed_BTS=allowed_BTS, cache=cache, routes=routes
+        )
+
+    def places(self, ids_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+        """Positions counted from the start of each document, (B, T), or (B, T, 2) where there are two axes."""
+        place_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        place_BT = place_T.expand(ids_BT.shape) if starts_BT is None else place_T - starts_BT
+        return place_BT if self.config.position_axes == 1 else torch.stack((place_BT, torch.zeros_like(place_BT)), -1)
+
+    def embed(self, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        """What enters the trunk, (B, T, D)."""
         x_BTD = self.tokens(ids_BT)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(positions_BT + self.config.position_offset)
-        return self.trunk(x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, cache=cache, routes=routes)
+            tables = [self.positions] if self.span_positions is None else [self.positions, self.span_positions]
+            axes = [positions_BT] if len(tables) == 1 else positions_BT.unbind(-1)
+            for table, axis_BT in zip(tables, axes, strict=True):
+                x_BTD = x_BTD + table(axis_BT + self.config.position_offset)
+        return x_BTD if self.embedding_norm is None else self.embedding_norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token id, float32 (..., V), for trunk outputs (..., D)."""
         scores = F.linear(hidden, self.tokens.weight) if self.head is None else self.head(hidden)
-        return scores.float()
+        return scores.float() if self.config.logit_scale == 1.0 else scores.float() * self.config.logit_scale
 
     def forward(
         self,
@@ -98,32 +123,56 @@ class LanguageModel(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
+        allowed_BTS: Tensor | None = None,
         cache: Cache | None = None,
         routes: Routes | None = None,
     ) -> Tensor:
         """Logits float32 (B, T, V); the arguments are those of `hidden`."""
         return self.logits(
-            self.hidden(ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, cache=cache, routes=routes)
+            self.hidden(
+                ids_BT,
+                positions_BT=positions_BT,
+                documents_BT=documents_BT,
+                allowed_BTS=allowed_BTS,
+                cache=cache,
+                routes=routes,
+            )
         )
 
     def loss(
-        self, ids_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None, routes: Routes | None = None
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        routes: Routes | None = None,
+        *,
+        positions_BT: Tensor | None = None,
+        allowed_BTS: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies in nats, and how many positions were scored (targets of -100 are not).
 
         A network with experts is trained on this plus a small share of `routes.balance()`.
         """
-        hidden_XD = self.hidden(ids_BT, documents_BT=documents_BT, routes=routes).flatten(0, 1)
-        targets_X = targets_BT.flatten()
-        scored_X = targets_X != IGNORED
-        if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
-            rows_X = scored_X.nonzero().squeeze(1)
-            hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
-        weight_VD = self.tokens.weight if self.head is None else self.head.weight
-        if self.head is not None and self.head.bias is not None:  # one more input that is always 1
-            weight_VD = torch.cat((weight_VD, self.head.bias[:, None]), 1)
-            hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
-        return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
+        hidden_BTD = self.hidden(
+            ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, allowed_BTS=allowed_BTS, routes=routes
+        )
+        if self.config.logit_scale != 1.0:
+            hidden_BTD = hidden_BTD * self.config.logit_scale
+        return scored(hidden_BTD, self.tokens if self.head is None else self.head, targets_BT)
+
+
+def scored(hidden_BTD: Tensor, head: nn.Embedding | nn.Linear, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of a head's scores in nats, and how many positions had a target."""
+    hidden_XD, targets_X = hidden_BTD.flatten(0, -2), targets_BT.flatten()
+    scored_X = targets_X != IGNORED
+    if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
+        rows_X = scored_X.nonzero().squeeze(1)
+        hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
+    weight_VD = head.weight
+    if isinstance(head, nn.Linear) and head.bias is not None:  # one more input that is always 1
+        weight_VD = torch.cat((weight_VD, head.bias[:, None]), 1)
+        hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
+    return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
 
 
 def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:

@@ -68,6 +68,15 @@ class RopeScaling:
             raise ValueError(f"llama3: low_factor={self.low_factor} must be below high_factor={self.high_factor}")
 
 
+def rope_angles(
+    config: "TransformerConfig", positions_BT: Tensor, starts_BT: Tensor | None = None
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """The tables of every axis of a position: one, or two for positions (B, T, 2) (ChatGLM-6B; Zeng et al. 2022)."""
+    if config.position_axes == 1:
+        return (rope_table(config, positions_BT, starts_BT),)
+    return tuple(rope_table(config, axis_BT, starts_BT) for axis_BT in positions_BT.unbind(-1))
+
+
 def rope_table(
     config: "TransformerConfig", positions_BT: Tensor, starts_BT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -78,14 +87,15 @@ def rope_table(
         positions_BT: the number each position is rotated by.
         starts_BT: first position of each position's document; dynamic scaling looks at the length of each document.
     """
-    pair_R = torch.arange(0, config.rotated, 2, device=positions_BT.device, dtype=torch.float32)
+    rotated = config.rotated // config.position_axes
+    pair_R = torch.arange(0, rotated, 2, device=positions_BT.device, dtype=torch.float32)
     scaling, factor = config.rope_scaling, 1.0
     if scaling is not None and scaling.kind == "dynamic":
         length_BT = document_lengths(positions_BT, starts_BT)
         base_BT11 = dynamic_base(scaling, config, length_BT)[..., None, None]
-        frequency_R = base_BT11 ** (-pair_R / config.rotated)
+        frequency_R = base_BT11 ** (-pair_R / rotated)
     else:
-        frequency_R = config.rope_base ** (-pair_R / config.rotated)
+        frequency_R = config.rope_base ** (-pair_R / rotated)
         if scaling is not None:
             frequency_R = SCALED[scaling.kind](scaling, frequency_R, config)
             factor = scaling.attention_factor or 1.0

@@ -3,8 +3,11 @@
 A setting we do not know, or a value we cannot run, is refused by name: ignoring it could change results silently.
 """
 
-from collections.abc import Mapping
-from typing import Any, get_type_hints
+from collections.abc import Iterator, Mapping
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
@@ -35,7 +38,7 @@ WINDOW_KEYS: dict[str, tuple[str, ...]] = {
 EXPERT_LAYER_KEYS = ("decoder_sparse_step", "mlp_only_layers")
 
 
-def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, TransformerConfig]:
+def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Any]:
     """The family and our config for a parsed config.json.
 
     Raises:
@@ -47,27 +50,54 @@ def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Transfor
             allowed="weights and settings only",
             fix="convert it to a known family with its own library first",
         )
-    family = FAMILIES.get(str(theirs.get("model_type")))
-    if family is None:
-        raise AthanorError(
-            f"{where}: model_type={theirs.get('model_type')!r} is not a family we know", allowed=", ".join(FAMILIES)
-        )
+    family = named_family(theirs, where)
     theirs = renamed(family, theirs, where)
-    known = known_keys(family) | HARMLESS
-    unknown = sorted(set(theirs) - known)
+    known = known_keys(family)
+    unknown = sorted(key for key in leaves(theirs, known) if key not in known and key.split(".")[-1] not in HARMLESS)
     if unknown:
         raise AthanorError(
             f"{where}: {family.name} settings we do not know: {', '.join(unknown)}",
-            allowed=", ".join(sorted(known - HARMLESS)),
+            allowed=", ".join(sorted(known)),
             fix="ignoring a setting could change the results silently, so it is refused",
         )
     for key, only in family.required.items():
-        if theirs.get(key, only) != only:
-            raise AthanorError(f"{where}: {key}={theirs[key]!r} is not supported", allowed=f"{key}={only!r}")
+        given = look_up(theirs, key, only)
+        if given != only:
+            raise AthanorError(f"{where}: {key}={given!r} is not supported", allowed=f"{key}={only!r}")
     for key, other in family.equal.items():
-        if theirs.get(key) not in (None, theirs.get(other)):
-            raise AthanorError(f"{where}: {key}={theirs[key]!r} is not supported", allowed=f"the {other}")
+        if look_up(theirs, key) not in (None, look_up(theirs, other)):
+            raise AthanorError(f"{where}: {key}={look_up(theirs, key)!r} is not supported", allowed=f"the {other}")
     return family, our_config(family, theirs, where)
+
+
+def named_family(theirs: Mapping[str, Any], where: str) -> Family:
+    """The family whose model_type and marks a config.json has."""
+    given = theirs.get("model_type")
+    for family in FAMILIES.values():
+        if family.type == given and all(mark in theirs for mark in family.marks):
+            return family
+    known = ", ".join(sorted({family.type for family in FAMILIES.values()}))
+    raise AthanorError(f"{where}: model_type={given!r} is not a family we know", allowed=known)
+
+
+def look_up(theirs: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """A value of config.json by its key, with dots where it stands inside another object."""
+    value: Any = theirs
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return default
+        value = value[part]
+    return value
+
+
+def leaves(theirs: Mapping[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
+    """The keys of config.json, those of an object one by one where we know some of them."""
+    for name, value in theirs.items():
+        key = prefix + name
+        if isinstance(value, Mapping) and any(other.startswith(key + ".") for other in known):
+            yield from leaves(value, known, key + ".")
+        else:
+            yield key
 
 
 def renamed(family: Family, theirs: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -81,36 +111,30 @@ def renamed(family: Family, theirs: Mapping[str, Any], where: str) -> dict[str, 
 
 def known_keys(family: Family) -> set[str]:
     """Every key of config.json that says something about a network of this family."""
-    known = {*family.settings, *family.required, *family.equal, *WINDOW_KEYS[family.windows]}
-    known |= ROPE_KEYS if family.rope_settings else UNROTATED_KEYS
-    known |= {key for key in (family.activation, family.rotated) if key is not None}
+    known = {*family.settings, *family.required, *family.equal, *family.choices, *family.ignored}
+    known |= {*WINDOW_KEYS[family.windows], *(ROPE_KEYS if family.rope_settings else UNROTATED_KEYS)}
+    known |= set() if family.rotated is None else {family.rotated}
     return known | set(EXPERT_LAYER_KEYS if family.dense_layers else ())
 
 
 # JSON types that may stand for each type of our fields; an integer is a fine base or epsilon, true is no layer count.
-KINDS: dict[Any, tuple[type, ...]] = {int: (int,), int | None: (int,), float: (float, int), bool: (bool,)}
-MAY_BE_MISSING = ("kv_heads", "head_width", "hidden", "expert_hidden")
+KINDS: dict[Any, tuple[type, ...]] = {int: (int,), float: (float, int), bool: (bool,), str: (str,), tuple: (list,)}
 
 
-def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> TransformerConfig:
-    """Translate settings one by one and let TransformerConfig check the whole."""
+def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> Any:
+    """Translate settings one by one and let our config check the whole."""
     fields = dict(family.fixed)
-    kinds = {name: KINDS[hint] for name, hint in get_type_hints(TransformerConfig).items() if hint in KINDS}
     for key, ours in family.settings.items():
-        value = theirs.get(key, family.optional.get(key))
-        if value is None and ours not in MAY_BE_MISSING:
-            raise AthanorError(f"{where}: {key} is missing", fix="the config.json is not complete")
-        if value is not None and type(value) not in kinds[ours]:
-            raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in kinds[ours]))
-        fields[ours] = value
-    if fields.get("hidden") is None:  # GPT-2 writes n_inner only when it is not four widths; GPT-1 has no such key
-        fields["hidden"] = 4 * fields["width"]
-    if family.activation:
-        name = theirs.get(family.activation, family.optional[family.activation])
-        if name not in family.activations:
-            allowed = ", ".join(family.activations)
-            raise AthanorError(f"{where}: {family.activation}={name!r} is not supported", allowed=allowed)
-        fields["mlp"] = family.activations[name]
+        fields[ours] = read_setting(family, theirs, key, where)
+    for name in [name.removesuffix("width") + "hidden" for name in fields if name.split(".")[-1] == "width"]:
+        if fields.get(name) is None:  # GPT-2 writes n_inner only when it is not four widths; GPT-1 has no such key
+            fields[name] = 4 * fields[name.removesuffix("hidden") + "width"]
+    for key, (ours, values) in family.choices.items():
+        value = look_up(theirs, key, family.optional.get(key))
+        if value not in values:
+            allowed = ", ".join(map(str, values))
+            raise AthanorError(f"{where}: {key}={value!r} is not supported", allowed=allowed)
+        fields[ours] = values[value]
     try:
         if family.rope_settings:
             fields |= read_rope(family, theirs, fields["max_positions"], where)
@@ -119,9 +143,55 @@ def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> Transfo
             fields["rope_share"] = read_rotated(family, theirs, fields["width"] / fields["heads"], where)
         if family.dense_layers:
             fields["expert_layers"] = read_expert_layers(theirs, fields["layers"], where)
-        return TransformerConfig(**fields).complete()
+        return complete(build_config(family.config, fields))
     except (ValueError, TypeError) as error:
         raise AthanorError(f"{where}: {error}") from error
+
+
+def read_setting(family: Family, theirs: Mapping[str, Any], key: str, where: str) -> Any:
+    """One value of config.json, of the type that our field has; lists become tuples."""
+    value, hint = look_up(theirs, key, family.optional.get(key)), field_type(family.config, family.settings[key])
+    kinds = {get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,))}
+    if value is None:
+        if key not in family.optional and (NoneType not in kinds or family.settings[key].endswith("vocabulary")):
+            if not family.settings[key].endswith("hidden"):
+                raise AthanorError(f"{where}: {key} is missing", fix="the config.json is not complete")
+        return None
+    allowed = [kind for one in kinds if one in KINDS for kind in KINDS[one]]
+    if type(value) not in allowed:
+        raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in allowed))
+    return tuple(value) if isinstance(value, list) else value
+
+
+def field_type(config: type, path: str) -> Any:
+    """The type of one of our fields, with dots where it stands inside another config."""
+    for part in path.split("."):
+        config = get_type_hints(config)[part]
+    return config
+
+
+def build_config(config: type, fields: Mapping[str, Any]) -> Any:
+    """Our config from its fields; those with a dot belong to a config inside it."""
+    plain = {name: value for name, value in fields.items() if "." not in name}
+    for inner in sorted({name.split(".")[0] for name in fields if "." in name}):
+        own = {name.removeprefix(inner + "."): fields[name] for name in fields if name.startswith(inner + ".")}
+        plain[inner] = build_config(field_type(config, inner), own)
+    return config(**plain)
+
+
+def complete(config: Any) -> Any:
+    """A config with every trunk in it completed."""
+    if isinstance(config, TransformerConfig):
+        return config.complete()
+    inner = {one.name: getattr(config, one.name) for one in fields_of(config)}
+    return replace(config, **{name: complete(value) for name, value in inner.items() if is_dataclass(value)})
+
+
+def field_of(config: Any, path: str) -> Any:
+    """The value of one of our fields, with dots where it stands inside another config."""
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def read_rope(family: Family, theirs: Mapping[str, Any], positions: int, where: str) -> dict[str, Any]:
@@ -244,20 +314,24 @@ def read_expert_layers(theirs: Mapping[str, Any], layers: int, where: str) -> tu
     return tuple(layer for layer in range(layers) if layer not in dense and (layer + 1) % step == 0)
 
 
-def their_config(family: Family, config: TransformerConfig, dtype: str) -> dict[str, Any]:
+def their_config(family: Family, config: Any, dtype: str) -> dict[str, Any]:
     """The config.json that makes `transformers` build this network.
 
     Args:
         dtype: name of the number type the weights are stored in, such as 'bfloat16'.
     """
-    whole = config.complete()
-    settings = {key: getattr(whole, ours) for key, ours in family.settings.items()}
-    out: dict[str, Any] = {"architectures": [family.architecture], "model_type": family.name, "dtype": dtype}
+    whole = complete(config)
     # Left out, these would take the numbers of the family's best known member, which this vocabulary may not have.
-    out |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    out |= {key: value for key, value in family.required.items() if key != "pretraining_tp"} | settings
-    if family.activation:
-        out[family.activation] = next((name for name, mlp in family.activations.items() if mlp == whole.mlp), None)
+    out: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    out |= {"architectures": [family.architecture], "model_type": family.type, "dtype": dtype}
+    for key, only in family.required.items():
+        if key != "pretraining_tp":
+            put(out, key, only)
+    for key, ours in family.settings.items():
+        value = field_of(whole, ours)
+        put(out, key, list(value) if isinstance(value, tuple) else value)
+    for key, (ours, values) in family.choices.items():
+        put(out, key, next((theirs for theirs, value in values.items() if value == field_of(whole, ours)), None))
     if family.rope_settings:
         out["rope_theta"] = whole.rope_base
         out["rope_parameters"] = {"rope_type": "default", "rope_theta": whole.rope_base}
@@ -272,7 +346,15 @@ def their_config(family: Family, config: TransformerConfig, dtype: str) -> dict[
     if family.dense_layers:
         dense = [layer for layer in range(whole.layers) if not whole.routed(layer)]
         out |= {"decoder_sparse_step": 1, "mlp_only_layers": dense}
-    return out | their_windows(family, whole)
+    return out | (their_windows(family, whole) if family.rope_settings else {})
+
+
+def put(out: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value of config.json by its key, with dots where it stands inside another object."""
+    *places, name = key.split(".")
+    for place in places:
+        out = out.setdefault(place, {})
+    out[name] = value
 
 
 def their_windows(family: Family, config: TransformerConfig) -> dict[str, Any]:
@@ -289,21 +371,23 @@ def their_windows(family: Family, config: TransformerConfig) -> dict[str, Any]:
     return out
 
 
-def family_of(config: TransformerConfig) -> Family:
+def family_of(config: Any) -> Family:
     """The first family whose config.json can say exactly this network.
 
     Raises:
         AthanorError: when none can.
     """
     for family in FAMILIES.values():
-        if all(getattr(config, name) == value for name, value in family.fixed.items()) and says(family, config):
+        if family.config is type(config) and says(family, config):
             return family
     raise AthanorError(f"no family can express {config}", allowed=", ".join(FAMILIES))
 
 
-def says(family: Family, config: TransformerConfig) -> bool:
-    """Whether the family's config.json, read again, gives the same network."""
+def says(family: Family, config: Any) -> bool:
+    """Whether the family has what the network has, and its config.json, read again, gives the same network."""
+    if any(field_of(config, name) != value for name, value in family.fixed.items()):
+        return False
     try:
-        return our_config(family, their_config(family, config, ""), family.name) == config.complete()
+        return our_config(family, their_config(family, config, ""), family.name) == complete(config)
     except AthanorError:  # a setting the family needs, and this network has not
         return False

@@ -9,8 +9,8 @@ import pydantic
 from athanor.base.progress import Progress
 from athanor.data.batches import Batches
 from athanor.data.pack import TokenFiles
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import LoopSettings, Objective, train, write_metrics

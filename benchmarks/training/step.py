@@ -15,8 +15,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import athanor  # noqa: F401 - sets how OpenMP's threads wait
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 
 TOKENS = 4096
 SHAPE = {"width": 256, "layers": 6, "heads": 4, "hidden": 704}

@@ -12,8 +12,8 @@ from athanor.evaluation.exam import Answer, accuracy, passed
 from athanor.evaluation.page import render_page, smooth, to_json
 from athanor.evaluation.statistics import ratio, share
 from athanor.evaluation.subject import LocalSubject
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
 from athanor.training.setup import save_model
 

@@ -15,8 +15,8 @@ import torch
 from athanor.base.progress import SilentProgress
 from athanor.data.batches import Batches
 from athanor.data.conversations import pack_conversations
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.training.loop import LoopSettings, Objective, train
 from athanor.training.setup import next_token_loss, to_tensors
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 
 END = 257
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from athanor.base.errors import AthanorError
+from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 
 TINY = dict(width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=16, vocabulary=50)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

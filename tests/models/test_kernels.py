@@ -10,6 +10,7 @@ from athanor.models import kernels
 from athanor.models.language import document_starts
 
 TOLERANCE = 1e-5
+SCALE = 0.3  # of scores: not what any head width would give
 
 
 def gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
@@ -80,8 +81,8 @@ def test_attention(length, key_heads, packed):
     starts = packed_starts(2, length) if packed else None
     mask = kernels.CausalMask(length, starts, torch.device("cpu"))
     assert_equal(
-        lambda q, k, v: kernels.causal_attention(q, k, v, mask),
-        lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS),
+        lambda q, k, v: kernels.causal_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE),
         torch.randn(2, length, 4, 16), torch.randn(2, length, key_heads, 16), torch.randn(2, length, key_heads, 16),
     )  # fmt: skip
 
@@ -98,12 +99,12 @@ def test_attention_through_a_window(window, packed):
     assert torch.equal(mask.allowed_BTS.expand(2, -1, -1), allowed)
     inputs = [torch.randn(2, 300, heads, 16) for heads in (4, 2, 2)]
     assert_equal(
-        lambda q, k, v: kernels.causal_attention(q, k, v, mask),
-        lambda q, k, v: kernels.plain_attention(q, k, v, allowed), *inputs,
+        lambda q, k, v: kernels.causal_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.plain_attention(q, k, v, allowed, SCALE), *inputs,
     )  # fmt: skip
     with torch.no_grad():
-        y = kernels.causal_attention(*inputs, mask)
-    assert torch.allclose(y, kernels.plain_attention(*inputs, allowed), atol=TOLERANCE)
+        y = kernels.causal_attention(*inputs, mask, SCALE)
+    assert torch.allclose(y, kernels.plain_attention(*inputs, allowed, SCALE), atol=TOLERANCE)
 
 
 def test_a_window_skips_keys_that_no_query_sees():
@@ -116,8 +117,8 @@ def test_attention_without_gradients(packed):
     mask = kernels.CausalMask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))
     q, k, v = torch.randn(2, 70, 4, 16), torch.randn(2, 70, 2, 16), torch.randn(2, 70, 2, 16)
     with torch.no_grad():
-        fast = kernels.causal_attention(q, k, v, mask)
-    assert torch.allclose(fast, kernels.plain_attention(q, k, v, mask.allowed_BTS), atol=TOLERANCE)
+        fast = kernels.causal_attention(q, k, v, mask, SCALE)
+    assert torch.allclose(fast, kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE), atol=TOLERANCE)
 
 
 def test_mask_never_crosses_a_document():
@@ -155,7 +156,7 @@ def test_bf16_training_stays_near_float32():
     starts, device = packed_starts(2, 200), torch.device("cpu")
     mask, low = kernels.CausalMask(200, starts, device), kernels.CausalMask(200, starts, device)
     inputs = [torch.randn(2, 200, heads, 16) for heads in (4, 2, 2)]
-    exact = gradients(lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS), inputs)
-    rounded = gradients(lambda q, k, v: kernels.causal_attention(q, k, v, low), [x.bfloat16() for x in inputs])
+    exact = gradients(lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE), inputs)
+    rounded = gradients(lambda q, k, v: kernels.causal_attention(q, k, v, low, SCALE), [x.bfloat16() for x in inputs])
     for ours, theirs in zip(rounded, exact, strict=True):
         assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.02

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from athanor.models.config import TransformerConfig
 from athanor.models.language import IGNORED, LanguageModel
 from athanor.models.rope import RopeScaling
 from athanor.models.shapes import SHAPES
-from athanor.models.transformer import TransformerConfig
 
 TINY = dict(width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=16, vocabulary=50)
 
@@ -88,7 +88,7 @@ def test_impossible_rope_scalings_are_refused(wrong):
     "wrong",
     [
         {"width": 33}, {"kv_heads": 3}, {"layers": 0}, {"vocabulary": 0}, {"rope_share": 0.1},
-        {"vocabulary": None, "tied": True}, {"kv_heads": -1}, {"mlp": "mish"}, {"position": "none"},
+        {"vocabulary": None, "tied": True}, {"kv_heads": -1}, {"mlp": "mish"}, {"position": "sideways"},
         {"window": 0}, {"window_layers": (0,)}, {"window": 4, "window_layers": (1, 0)},
         {"window": 4, "window_layers": ()},
         {"experts": 4}, {"experts": 2, "experts_per_token": 3}, {"expert_hidden": 8}, {"router_normal": False},
@@ -96,6 +96,11 @@ def test_impossible_rope_scalings_are_refused(wrong):
         {"shared_norm": True}, {"bias_head": True, "tied": True},
         {"position_offset": 2}, {"position": "learned", "position_offset": -1},
         {"position": "learned", "rope_scaling": RopeScaling(kind="linear", factor=2.0)},
+        {"position": "buckets"}, {"position": "buckets", "buckets": 8}, {"buckets": 8, "farthest": 16},
+        {"position": "alibi", "causal": False}, {"causal": False, "window": 4}, {"cross": True, "parallel": True},
+        {"cross": True, "norm_place": "around"}, {"position_axes": 3}, {"position_axes": 2, "position": "alibi"},
+        {"position_axes": 2, "rope_share": 0.5}, {"norm_bias": False}, {"residual_scale": 2.0},
+        {"outputs": 10, "tied": True}, {"outputs": 51}, {"outputs": 0}, {"logit_scale": 0.5, "bias_head": True},
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(wrong):

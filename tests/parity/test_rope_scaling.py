@@ -141,7 +141,7 @@ def test_every_rotating_family_reads_a_scaling():
         if family.rope_settings:
             config = TransformerConfig(
                 **{"width": 64, "layers": 2, "heads": 4, "hidden": 96, "max_positions": 32, "vocabulary": 50},
-                **({"mlp": "gelu"} if family.activation else {}),
+                **({"mlp": "gelu"} if family.choices else {}),
                 **({"experts": 4, "experts_per_token": 2} if "num_experts_per_tok" in family.settings else {}),
                 **dict(family.fixed),
             )

@@ -14,8 +14,8 @@ from running_server import RunningServer, wait_until
 from tiny_server import MODEL
 
 from athanor.inference.engine import Engine
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.serving.app import create_app
 from athanor.serving.settings import ServingSettings
 from athanor.tokens.template import ChatTemplate

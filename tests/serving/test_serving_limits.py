@@ -15,8 +15,8 @@ from tiny_server import CONTEXT, MODEL
 
 from athanor.base.errors import AthanorError
 from athanor.inference.engine import Engine
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.serving import protocol
 from athanor.serving.app import create_app
 from athanor.serving.run import check_port, serve

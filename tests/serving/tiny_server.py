@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from athanor.inference.engine import Engine
+from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.models.transformer import TransformerConfig
 from athanor.serving.app import create_app
 from athanor.serving.run import serve
 from athanor.serving.settings import ServingSettings

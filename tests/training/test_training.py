@@ -75,8 +75,8 @@ def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
 
 
 def test_muon_takes_matrices_of_the_trunk_only() -> None:
+    from athanor.models.config import TransformerConfig
     from athanor.models.language import LanguageModel
-    from athanor.models.transformer import TransformerConfig
 
     config = TransformerConfig(width=16, layers=1, heads=2, hidden=32, max_positions=8, vocabulary=20, tied=True)
     optimizer = MasterOptimizer(LanguageModel(config).initialise(0), "muon", (0.9, 0.95), 0.1)

@@ -1,47 +1,7 @@
-"""What Hugging Face calls our tensors: one table per family, or one that families share."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import Tensor
+"""What Hugging Face calls the tensors of language models: one table per family, or one that families share."""
 
 from athanor.models.config import TransformerConfig
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor of ours and the Hugging Face tensors it is made of, stacked along the rows.
-
-    Attributes:
-        ours: our name; the first {} is the layer number, a second one the expert's.
-        theirs: their names, with the same {}.
-        rows: the height of each piece where there are several.
-        transposed: theirs is stored (in, out).
-        by_head: theirs is one tensor that holds q, k and v head after head; ours has all q, then all k, then all v.
-    """
-
-    ours: str
-    theirs: tuple[str, ...]
-    rows: Callable[[TransformerConfig], tuple[int, ...]] | None = None
-    transposed: bool = False
-    by_head: bool = False
-
-    def pieces(self, config: TransformerConfig, weight: Tensor) -> tuple[Tensor, ...]:
-        """Views of our tensor that hold, in their order, the numbers of each of theirs."""
-        if self.by_head:
-            return (weight.unflatten(0, (3, config.heads, config.head_size)).transpose(0, 1),)
-        pieces = weight.split(self.rows(config)) if self.rows else (weight,)
-        return tuple(piece.t() for piece in pieces) if self.transposed else pieces
-
-    def stored_shape(self, piece: Tensor) -> tuple[int, ...]:
-        """The shape in which they store a piece."""
-        return tuple(piece.flatten(0, 2).shape) if self.by_head else tuple(piece.shape)
-
-
-def qkv_rows(config: TransformerConfig) -> tuple[int, ...]:
-    """Heights of q, k and v in our one tensor."""
-    size = config.head_size
-    return config.heads * size, config.key_heads * size, config.key_heads * size
+from athanor.models.families.family import Weight, qkv_rows, with_biases
 
 
 def gate_up_rows(config: TransformerConfig) -> tuple[int, ...]:
@@ -121,17 +81,6 @@ def expert_weights(place: str, gate: str, down: str, up: str) -> tuple[Weight, .
 
 MIXTRAL_EXPERTS = expert_weights("block_sparse_moe", "w1", "w2", "w3")
 QWEN3_EXPERTS = expert_weights("mlp", "gate_proj", "down_proj", "up_proj")
-
-
-def with_biases(pairs: tuple[tuple[str, str], ...], transposed: tuple[str, ...] = ()) -> tuple[Weight, ...]:
-    """Weight and bias of each pair (ours, theirs); those named in `transposed` are stored (in, out)."""
-    return tuple(
-        Weight(
-            f"{ours}.{part}", (f"{theirs}.{part}",), None, part == "weight" and ours.rpartition(".")[2] in transposed
-        )
-        for ours, theirs in pairs
-        for part in ("weight", "bias")
-    )
 
 
 OPT_LAYER, OPT_QKV = "model.decoder.layers.{}.", tuple(f"self_attn.{name}_proj" for name in "qkv")

@@ -1,0 +1,9 @@
+"""Which networks we know by name: one row per family, from its `config.json` to ours.
+
+Adding a family means a row in one of these tables, with the names of its tensors, and its parity test.
+"""
+
+from athanor.models.families.causal import CAUSAL
+from athanor.models.families.family import Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (*CAUSAL,)}
