@@ -57,7 +57,7 @@ class TransformerConfig:
     bias_head: bool = False  # GPT-J adds a number to each token's score
     attention_scale: float | None = None  # what scores of attention are multiplied by; None: 1 / sqrt(head width)
     embedding_norm: bool = False  # embeddings are normalised before the first layer (BLOOM)
-    outputs: int | None = None  # ids the head scores; None: all (ImageGPT never says its start token)
+    silent_ids: int = 0  # last ids of the vocabulary that the head has no score for (ImageGPT: 1, its start token)
     logit_scale: float = 1.0  # what the scores of ids are multiplied by (Cohere)
 
     def __post_init__(self) -> None:
@@ -78,8 +78,8 @@ class TransformerConfig:
             raise ValueError("shared_norm=True has no meaning without parallel=True")
         if self.bias_head and (self.tied or self.vocabulary is None):
             raise ValueError("bias_head=True needs a head of its own: a vocabulary, and tied=False")
-        if self.outputs is not None and (self.tied or self.vocabulary is None or self.outputs > self.vocabulary):
-            raise ValueError(f"outputs={self.outputs} needs a head of its own, for at most {self.vocabulary} ids")
+        if self.silent_ids and (self.tied or not 0 < self.silent_ids < (self.vocabulary or 0)):
+            raise ValueError(f"silent_ids={self.silent_ids} needs a head of its own, and fewer than {self.vocabulary}")
         if self.logit_scale != 1.0 and self.bias_head:
             raise ValueError("logit_scale with bias_head: whether the bias is scaled too is not defined")
         if not self.norm_bias and self.norm != "layer":
@@ -191,5 +191,5 @@ class TransformerConfig:
 
 COUNTS = (
     "width", "layers", "heads", "hidden", "max_positions", "vocabulary", "kv_heads", "head_width", "window", "experts",
-    "experts_per_token", "expert_hidden", "buckets", "farthest", "outputs",
+    "experts_per_token", "expert_hidden", "buckets", "farthest",
 )  # fmt: skip

@@ -75,6 +75,7 @@ def save_checkpoint(
     *,
     generation: Mapping[str, Any] | None = None,
     shard_bytes: int = 5_000_000_000,
+    family: str | None = None,
 ) -> None:
     """Write a folder that `transformers` loads: config.json, generation_config.json and the weights.
 
@@ -83,6 +84,7 @@ def save_checkpoint(
         folder: created when missing; must not hold weights already.
         generation: settings for generation_config.json, such as eos_token_id; token ids also go into config.json.
         shard_bytes: weights above this size are cut into files of at most that many bytes (one tensor at least).
+        family: under whose names; None: the first family of the table that can express the network.
 
     Raises:
         AthanorError: no family can express the network, a weight is not finite, or weights are there already.
@@ -92,12 +94,12 @@ def save_checkpoint(
     present = sorted(path.name for path in folder.glob("model*.safetensors*"))
     if present:
         raise AthanorError(f"{folder} holds {present[0]} already", fix="choose another folder, or delete it first")
-    family = family_of(model.config)
-    weights = dict(their_tensors(model, family))
+    row = family_of(model.config, family)
+    weights = dict(their_tensors(model, row))
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise AthanorError(f"{name} holds a number that is not finite: it is not saved")
-    settings = their_config(family, model.config, str(next(model.parameters()).dtype).removeprefix("torch."))
+    settings = their_config(row, model.config, str(next(model.parameters()).dtype).removeprefix("torch."))
     special = {key: value for key, value in (generation or {}).items() if key.endswith("_token_id")}
     write_object(folder / "config.json", settings | special)
     write_object(folder / "generation_config.json", dict(generation or {}))

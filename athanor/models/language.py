@@ -37,8 +37,8 @@ class LanguageModel(nn.Module):
         self.span_positions = nn.Embedding(places, config.width) if learned and config.position_axes == 2 else None
         self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
         self.trunk = Transformer(config)
-        outputs = config.vocabulary if config.outputs is None else config.outputs
-        self.head = None if config.tied else nn.Linear(config.width, outputs, bias=config.bias_head)
+        said = config.vocabulary - config.silent_ids
+        self.head = None if config.tied else nn.Linear(config.width, said, bias=config.bias_head)
 
     def initialise(self, seed: int) -> "LanguageModel":
         """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
@@ -161,16 +161,24 @@ class LanguageModel(nn.Module):
         return scored(hidden_BTD, self.tokens if self.head is None else self.head, targets_BT)
 
 
-def scored(hidden_BTD: Tensor, head: nn.Embedding | nn.Linear, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of a head's scores in nats, and how many positions had a target."""
+def scored(
+    hidden_BTD: Tensor, head: nn.Embedding | nn.Linear, targets_BT: Tensor, bias_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of a head's scores in nats, and how many positions had a target.
+
+    Args:
+        head: a product of its own, or the embedding that it shares its weight with.
+        bias_V: a number added to each id's score; None: the head's own, where it has one.
+    """
     hidden_XD, targets_X = hidden_BTD.flatten(0, -2), targets_BT.flatten()
     scored_X = targets_X != IGNORED
     if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
         rows_X = scored_X.nonzero().squeeze(1)
         hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
     weight_VD = head.weight
-    if isinstance(head, nn.Linear) and head.bias is not None:  # one more input that is always 1
-        weight_VD = torch.cat((weight_VD, head.bias[:, None]), 1)
+    bias_V = head.bias if bias_V is None and isinstance(head, nn.Linear) else bias_V
+    if bias_V is not None:  # one more input that is always 1
+        weight_VD = torch.cat((weight_VD, bias_V[:, None]), 1)
         hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
     return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
 

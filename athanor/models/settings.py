@@ -16,18 +16,14 @@ from athanor.models.rope import RopeScaling, yarn_attention_factor
 
 # Keys of a config.json that say nothing about the network itself.
 HARMLESS = frozenset(
-    "architectures attention_dropout attn_pdrop embd_pdrop resid_pdrop bos_token_id eos_token_id pad_token_id dtype "
-    "torch_dtype initializer_range model_type transformers_version use_cache _name_or_path chunk_size_feed_forward "
-    "id2label label2id output_attentions output_hidden_states return_dict problem_type task_specific_params "
-    "is_encoder_decoder gradient_checkpointing sep_token_id decoder_start_token_id "
-    "output_router_logits router_aux_loss_coef dropout layerdrop init_std hidden_dropout classifier_dropout "
-    "is_decoder".split()
+    "architectures model_type dtype torch_dtype transformers_version _name_or_path bos_token_id eos_token_id "
+    "pad_token_id sep_token_id decoder_start_token_id initializer_range init_std use_cache chunk_size_feed_forward "
+    "id2label label2id problem_type task_specific_params output_attentions output_hidden_states return_dict "
+    "is_encoder_decoder is_decoder gradient_checkpointing output_router_logits router_aux_loss_coef layerdrop".split()
 )
+DROPPED = ("dropout", "_dropout_prob", "_dropout_rate", "_pdrop")  # endings of keys that matter in training only
 ROPE_KEYS = frozenset(
     "rope_parameters rope_theta rope_scaling partial_rotary_factor layer_types max_window_layers".split()
-)
-UNROTATED_KEYS = frozenset(
-    "n_ctx summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout".split()
 )
 WINDOW_KEYS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -53,7 +49,7 @@ def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Any]:
     family = named_family(theirs, where)
     theirs = renamed(family, theirs, where)
     known = known_keys(family)
-    unknown = sorted(key for key in leaves(theirs, known) if key not in known and key.split(".")[-1] not in HARMLESS)
+    unknown = sorted(key for key in leaves(theirs, known) if key not in known and not harmless(key))
     if unknown:
         raise AthanorError(
             f"{where}: {family.name} settings we do not know: {', '.join(unknown)}",
@@ -71,13 +67,20 @@ def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Any]:
 
 
 def named_family(theirs: Mapping[str, Any], where: str) -> Family:
-    """The family whose model_type and marks a config.json has."""
-    given = theirs.get("model_type")
-    for family in FAMILIES.values():
-        if family.type == given and all(mark in theirs for mark in family.marks):
-            return family
-    known = ", ".join(sorted({family.type for family in FAMILIES.values()}))
-    raise AthanorError(f"{where}: model_type={given!r} is not a family we know", allowed=known)
+    """The family a config.json is of: by its model_type, then by the network it names, then by keys only one has."""
+    given, built = theirs.get("model_type"), theirs.get("architectures") or ()
+    rows = [family for family in FAMILIES.values() if family.type == given]
+    if not rows:
+        known = ", ".join(sorted({family.type for family in FAMILIES.values()}))
+        raise AthanorError(f"{where}: model_type={given!r} is not a family we know", allowed=known)
+    rows = [family for family in rows if family.architecture in built] or rows
+    return max(rows, key=lambda family: all(theirs.get(mark) for mark in family.marks) and len(family.marks))
+
+
+def harmless(key: str) -> bool:
+    """Whether a key says nothing about what a trained network computes."""
+    name = key.split(".")[-1]
+    return name in HARMLESS or name.endswith(DROPPED)
 
 
 def look_up(theirs: Mapping[str, Any], key: str, default: Any = None) -> Any:
@@ -112,7 +115,7 @@ def renamed(family: Family, theirs: Mapping[str, Any], where: str) -> dict[str, 
 def known_keys(family: Family) -> set[str]:
     """Every key of config.json that says something about a network of this family."""
     known = {*family.settings, *family.required, *family.equal, *family.choices, *family.ignored}
-    known |= {*WINDOW_KEYS[family.windows], *(ROPE_KEYS if family.rope_settings else UNROTATED_KEYS)}
+    known |= {*WINDOW_KEYS[family.windows], *(ROPE_KEYS if family.rope_settings else ())}
     known |= set() if family.rotated is None else {family.rotated}
     return known | set(EXPERT_LAYER_KEYS if family.dense_layers else ())
 
@@ -371,16 +374,19 @@ def their_windows(family: Family, config: TransformerConfig) -> dict[str, Any]:
     return out
 
 
-def family_of(config: Any) -> Family:
-    """The first family whose config.json can say exactly this network.
+def family_of(config: Any, name: str | None = None) -> Family:
+    """The family of that name, or the first one whose config.json can say exactly this network.
 
     Raises:
         AthanorError: when none can.
     """
-    for family in FAMILIES.values():
+    for family in FAMILIES.values() if name is None else [FAMILIES[name]]:
         if family.config is type(config) and says(family, config):
             return family
-    raise AthanorError(f"no family can express {config}", allowed=", ".join(FAMILIES))
+    raise AthanorError(
+        f"{'no family can' if name is None else f'the family {name} cannot'} express {config}",
+        allowed=", ".join(FAMILIES),
+    )
 
 
 def says(family: Family, config: Any) -> bool:

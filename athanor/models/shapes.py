@@ -92,7 +92,7 @@ def describe(config: AnyShape) -> Shape:
     c = config
     words, tables = c.vocabulary or 0, c.position_axes if c.position == "learned" else 0
     norms = 4 if c.norm_place == "around" else 1 if c.shared_norm else 2
-    head = 0 if c.outputs is None else (c.outputs - words) * c.width  # the head scores fewer ids than there are
+    head = -c.silent_ids * c.width
     embedding_norm = c.width * (2 if c.norm == "layer" and c.norm_bias else 1) if c.embedding_norm else 0
     return Shape(
         width=c.width, layers=c.layers, heads=c.heads, hidden=c.hidden, vocabulary=c.vocabulary or 0, tied=c.tied,
@@ -101,7 +101,7 @@ def describe(config: AnyShape) -> Shape:
         norms=norms + c.cross, norm_bias=c.norm == "layer" and c.norm_bias, cross=c.cross,
         norm_qk=c.norm_qk, final_norm=c.norm_place != "after",
         bias_qkv=c.bias_qkv, bias_out=c.bias_out, bias_mlp=c.bias_mlp,
-        extra=(c.outputs or words) * c.bias_head + head + embedding_norm + (c.buckets or 0) * c.heads,
+        extra=words * c.bias_head + head + embedding_norm + (c.buckets or 0) * c.heads,
         experts=c.experts or 1, active_experts=c.experts_per_token or 1, expert_hidden=c.expert_hidden,
         routed=None if c.expert_layers is None else len(c.expert_layers),
         window=c.window, windowed=None if c.window_layers is None else len(c.window_layers),

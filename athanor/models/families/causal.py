@@ -1,10 +1,12 @@
 """Language models that write from left to right: one row per family."""
 
 from athanor.models.families.causal_tensors import (
+    BLOOM_TENSORS,
     GLM4_LAYER,
     GPT1_TENSORS,
     GPT2_TENSORS,
     GPTJ_TENSORS,
+    IMAGEGPT_TENSORS,
     LLAMA_LAYER,
     MIXTRAL_EXPERTS,
     NEOX_TENSORS,
@@ -36,6 +38,8 @@ GPT2_SETTINGS = {
     "layer_norm_epsilon": "norm_eps",
     "tie_word_embeddings": "tied",
 }
+# How transformers' GPT makes one vector of a text, which is no part of the language model.
+SUMMARY = tuple(f"summary_{name}" for name in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
 MIXTRAL_SETTINGS = {**LLAMA_SETTINGS, "num_local_experts": "experts", "num_experts_per_tok": "experts_per_token"}
 QWEN3_MOE_SETTINGS = {
     **LLAMA_SETTINGS,
@@ -140,6 +144,7 @@ CAUSAL = (
         },
         optional={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5, "n_inner": None},
         tensors=GPT2_TENSORS,
+        ignored=("n_ctx", *SUMMARY),
         derived=(".attn.bias", ".attn.masked_bias"),
     ),
     Family(
@@ -226,6 +231,7 @@ CAUSAL = (
         required={"afn": "gelu"},
         optional={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5},
         tensors=GPT1_TENSORS,
+        ignored=("n_ctx", *SUMMARY),
         derived=(".attn.bias",),
     ),
     Family(
@@ -270,7 +276,74 @@ CAUSAL = (
             "rotary_dim": 64,
         },
         tensors=GPTJ_TENSORS,
+        ignored=("n_ctx", *SUMMARY),
         derived=(".attn.bias", ".attn.masked_bias"),
         rotated="rotary_dim",
+    ),
+    Family(
+        name="bloom",
+        architecture="BloomForCausalLM",
+        settings={
+            "vocab_size": "vocabulary",
+            "hidden_size": "width",
+            "n_layer": "layers",
+            "n_head": "heads",
+            "layer_norm_epsilon": "norm_eps",
+            "tie_word_embeddings": "tied",
+            "seq_length": "max_positions",
+        },
+        fixed={"position": "alibi", "embedding_norm": True, "mlp": "gelu_tanh", **LAYER_NORM_BIASES},
+        required={"apply_residual_connection_post_layernorm": False},
+        optional={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5, "seq_length": 2_048},
+        old_keys={"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+        ignored=(
+            "pretraining_tp",
+            "slow_but_exact",
+            "offset_alibi",
+            "skip_bias_add",
+            "skip_bias_add_qkv",
+            "attention_softmax_in_fp32",
+            "bias_dropout_fusion",
+            "masked_softmax_fusion",
+            "unk_token_id",
+        ),
+        tensors=BLOOM_TENSORS,
+    ),
+    Family(
+        name="cohere",  # the blocks of PaLM: parallel, one norm without bias, SwiGLU, a tied head
+        architecture="CohereForCausalLM",
+        settings={
+            **{key: ours for key, ours in LLAMA_SETTINGS.items() if key not in ("rms_norm_eps", "head_dim")},
+            "layer_norm_eps": "norm_eps",
+            "logit_scale": "logit_scale",
+        },
+        rope_settings=True,
+        fixed={"rope_pairs": "neighbours", "parallel": True, "shared_norm": True, "norm": "layer", "norm_bias": False},
+        required={"hidden_act": "silu", "attention_bias": False, "use_qk_norm": False},
+        optional={"tie_word_embeddings": True, "layer_norm_eps": 1e-5, "logit_scale": 0.0625, "rope_theta": 500_000.0},
+        tensors=(*OUTSIDE_LAYERS, *LLAMA_LAYER),
+    ),
+    Family(
+        name="imagegpt",
+        architecture="ImageGPTForCausalImageModeling",
+        settings=GPT2_SETTINGS,
+        fixed={
+            "position": "learned",
+            "mlp": "quick_gelu",
+            "silent_ids": 1,
+            "bias_qkv": True,
+            "bias_out": True,
+            "bias_mlp": True,
+        },
+        required={
+            "activation_function": "quick_gelu",
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+            "add_cross_attention": False,
+        },
+        optional={"tie_word_embeddings": False, "layer_norm_epsilon": 1e-5, "n_inner": None},
+        ignored=("n_ctx", *SUMMARY),
+        tensors=IMAGEGPT_TENSORS,
     ),
 )

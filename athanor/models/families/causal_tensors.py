@@ -47,25 +47,27 @@ GLM4_LAYER = (
     Weight("trunk.blocks.{}.mlp_norm_out.weight", ("model.layers.{}.post_mlp_layernorm.weight",)),
     Weight("trunk.blocks.{}.mlp.up.weight", ("model.layers.{}.mlp.gate_up_proj.weight",)),
 )
+GPT2_LAYER = tuple(
+    Weight(f"trunk.blocks.{{}}.{ours}.{part}", (f"transformer.h.{{}}.{theirs}.{part}",), None, turned)
+    for ours, theirs, is_product in (
+        ("attention_norm", "ln_1", False),
+        ("attention.qkv", "attn.c_attn", True),
+        ("attention.out", "attn.c_proj", True),
+        ("mlp_norm", "ln_2", False),
+        ("mlp.up", "mlp.c_fc", True),
+        ("mlp.down", "mlp.c_proj", True),
+    )
+    for part, turned in (("weight", is_product), ("bias", False))
+)
 GPT2_TENSORS = (
     Weight("tokens.weight", ("transformer.wte.weight",)),
     Weight("positions.weight", ("transformer.wpe.weight",)),
     Weight("trunk.norm.weight", ("transformer.ln_f.weight",)),
     Weight("trunk.norm.bias", ("transformer.ln_f.bias",)),
     Weight("head.weight", ("lm_head.weight",)),
-    *(
-        Weight(f"trunk.blocks.{{}}.{ours}.{part}", (f"transformer.h.{{}}.{theirs}.{part}",), None, turned)
-        for ours, theirs, is_product in (
-            ("attention_norm", "ln_1", False),
-            ("attention.qkv", "attn.c_attn", True),
-            ("attention.out", "attn.c_proj", True),
-            ("mlp_norm", "ln_2", False),
-            ("mlp.up", "mlp.c_fc", True),
-            ("mlp.down", "mlp.c_proj", True),
-        )
-        for part, turned in (("weight", is_product), ("bias", False))
-    ),
+    *GPT2_LAYER,
 )
+IMAGEGPT_TENSORS = tuple(row for row in GPT2_TENSORS if "norm.bias" not in row.ours)
 
 
 def expert_weights(place: str, gate: str, down: str, up: str) -> tuple[Weight, ...]:
@@ -156,6 +158,30 @@ GPTJ_TENSORS = (
             ("trunk.blocks.{}.attention_norm", GPTJ_LAYER + "ln_1"),
             ("trunk.blocks.{}.mlp.up", GPTJ_LAYER + "mlp.fc_in"),
             ("trunk.blocks.{}.mlp.down", GPTJ_LAYER + "mlp.fc_out"),
+        )
+    ),
+)
+BLOOM_LAYER = "transformer.h.{}."
+BLOOM_TENSORS = (
+    Weight("tokens.weight", ("transformer.word_embeddings.weight",)),
+    Weight("head.weight", ("lm_head.weight",)),
+    *(
+        Weight(
+            f"trunk.blocks.{{}}.attention.qkv.{part}",
+            (f"{BLOOM_LAYER}self_attention.query_key_value.{part}",),
+            by_head=True,
+        )
+        for part in ("weight", "bias")
+    ),
+    *with_biases(
+        (
+            ("embedding_norm", "transformer.word_embeddings_layernorm"),
+            ("trunk.norm", "transformer.ln_f"),
+            ("trunk.blocks.{}.attention_norm", BLOOM_LAYER + "input_layernorm"),
+            ("trunk.blocks.{}.attention.out", BLOOM_LAYER + "self_attention.dense"),
+            ("trunk.blocks.{}.mlp_norm", BLOOM_LAYER + "post_attention_layernorm"),
+            ("trunk.blocks.{}.mlp.up", BLOOM_LAYER + "mlp.dense_h_to_4h"),
+            ("trunk.blocks.{}.mlp.down", BLOOM_LAYER + "mlp.dense_4h_to_h"),
         )
     ),
 )
