@@ -6,5 +6,6 @@ Adding a family means a row in one of these tables, with the names of its tensor
 from athanor.models.families.causal import CAUSAL
 from athanor.models.families.family import Family
 from athanor.models.families.masked import MASKED
+from athanor.models.families.permuted import PERMUTED
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*CAUSAL, *MASKED)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*CAUSAL, *MASKED, *PERMUTED)}
