@@ -8,18 +8,18 @@ import json
 import math
 import pickle
 import re
+import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
-from athanor.base.tensorfile import read_tensor_header
+from athanor.base.tensorfile import TensorWriter, read_tensor_header
 from athanor.models.families import FAMILIES, Family
 from athanor.models.families.family import Weight
 from athanor.models.language import LanguageModel
@@ -28,6 +28,7 @@ from athanor.models.settings import family_of, read_config, their_config
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BITS = {"F32": 32, "F16": 16, "BF16": 16, "I64": 64}
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
@@ -95,35 +96,79 @@ def save_checkpoint(
     if present:
         raise AthanorError(f"{folder} holds {present[0]} already", fix="choose another folder, or delete it first")
     row = family_of(model.config, family)
-    weights = dict(their_tensors(model, row))
-    for name, weight in weights.items():
-        if not bool(weight.isfinite().all()):
+    pieces = their_pieces(model, row)
+    for name, piece in pieces.items():
+        if not bool(piece.isfinite().all()):
             raise AthanorError(f"{name} holds a number that is not finite: it is not saved")
     settings = their_config(row, model.config, str(next(model.parameters()).dtype).removeprefix("torch."))
     special = {key: value for key, value in (generation or {}).items() if key.endswith("_token_id")}
     write_object(folder / "config.json", settings | special)
     write_object(folder / "generation_config.json", dict(generation or {}))
-    write_weights(weights, folder, shard_bytes)
+    entries = {name: (NAMES[piece.dtype], tuple(piece.shape)) for name, piece in pieces.items()}
+    write_weights(entries, pieces.__getitem__, folder, shard_bytes)
 
 
-def write_weights(weights: Mapping[str, Tensor], folder: Path, shard_bytes: int) -> None:
-    """Write the weights into one file, or into shards and the index that names them."""
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, weight in weights.items():
-        size = sum(other.nbytes for other in shards[-1].values())
-        if shards[-1] and size + weight.nbytes > shard_bytes:
+def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype, shard_bytes: int = 5_000_000_000) -> None:
+    """Write a checkpoint anew in another number type, under the same names, with one tensor in memory at a time.
+
+    Args:
+        source: a folder that `load_network` reads.
+        target: an existing folder without weights.
+
+    Raises:
+        AthanorError: what `load_network` refuses, or a number that the other type cannot hold.
+    """
+    refuse_pickles(source)
+    record = read_object(source / "config.json")
+    family, config = read_config(record, str(source / "config.json"))
+    stored = Stored(source)
+    with torch.device("meta"):
+        names = set(their_pieces(family.build(config), family))
+    refuse_extra(family, stored, names)
+    shapes = {name: stored.shape_of(name) for name in names}
+
+    def cast(name: str) -> Tensor:
+        tensor = stored.read(name, shapes[name])
+        changed = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if not bool(changed.isfinite().all()):
+            raise AthanorError(f"{stored.where(name)} holds a number that {dtype} cannot", allowed="bf16 or f32")
+        return changed
+
+    kinds = {name: stored.dtype_of(name) for name in names}
+    entries = {name: (NAMES[dtype if kinds[name].is_floating_point else kinds[name]], shapes[name]) for name in names}
+    write_object(target / "config.json", {**record, "dtype": str(dtype).removeprefix("torch.")})
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
+    write_weights(entries, cast, target, shard_bytes)
+
+
+def write_weights(
+    entries: Mapping[str, tuple[str, tuple[int, ...]]], read: Callable[[str], Tensor], folder: Path, shard_bytes: int
+) -> None:
+    """Write the weights into one file, or into shards and the index that names them; `read` gives a tensor by name."""
+    shards: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
+    total = used = 0
+    for name, (kind, shape) in entries.items():
+        size = math.prod(shape) * BITS[kind] // 8
+        if shards[-1] and used + size > shard_bytes:
             shards.append({})
-        shards[-1][name] = weight
+            used = 0
+        shards[-1][name] = (kind, shape)
+        used, total = used + size, total + size
     if len(shards) == 1:
-        save_file(shards[0], folder / WEIGHTS, metadata={"format": "pt"})
+        TensorWriter(folder / WEIGHTS, shards[0]).write(lambda name: raw(read(name)))
         return
     places = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        TensorWriter(folder / file, shard).write(lambda name: raw(read(name)))
         places |= dict.fromkeys(shard, file)
-    total = sum(weight.nbytes for weight in weights.values())
     write_object(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row by row."""
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def rows_of(family: Family, ours: Iterable[str]) -> Iterator[tuple[str, Weight, tuple[str | None, ...]]]:
@@ -138,19 +183,20 @@ def rows_of(family: Family, ours: Iterable[str]) -> Iterator[tuple[str, Weight, 
                 break
 
 
-def their_tensors(model: nn.Module, family: Family) -> Iterator[tuple[str, Tensor]]:
-    """Our weights under Hugging Face names, cut into the pieces they store."""
+def their_pieces(model: nn.Module, family: Family) -> dict[str, Tensor]:
+    """Views of our weights under Hugging Face names, each of the shape in which they store it."""
     ours = model.state_dict()
+    theirs: dict[str, Tensor] = {}
     written = set()
     for name, row, their_names in rows_of(family, ours):
-        pieces = row.pieces(model.config, ours[name].detach().cpu())
         written.add(name)
-        for their_name, piece in zip(their_names, pieces, strict=True):
+        for their_name, piece in zip(their_names, row.pieces(model.config, ours[name].detach()), strict=True):
             if their_name is not None:
-                yield their_name, piece.reshape(row.stored_shape(model.config, piece)).contiguous()
+                theirs[their_name] = piece.reshape(row.stored_shape(model.config, piece))
     left = sorted(set(ours) - written)
     if left:
         raise AthanorError(f"{left[0]} has no name in a {family.name} checkpoint", fix="merge or remove adapters first")
+    return theirs
 
 
 def fill(model: nn.Module, family: Family, stored: "Stored") -> None:
@@ -174,11 +220,11 @@ def fill_one(target: Tensor, row: Weight, their_names: tuple[str | None, ...], c
             place.copy_(stored.read(their_name, row.stored_shape(config, place)).view(place.shape))
 
 
-def refuse_extra(family: Family, stored: "Stored", wanted: set[str | None]) -> None:
+def refuse_extra(family: Family, stored: "Stored", wanted: Iterable[str | None]) -> None:
     """A tensor nobody asked for is an error, but for a second copy of another (a tied head) and for derived numbers."""
     names = {row.ours: row.theirs[0] for row in family.tensors}
     copies = {names.get("head.weight"): names.get("tokens.weight"), **family.copies}
-    for name in sorted(set(stored.places) - wanted):
+    for name in sorted(set(stored.places) - set(wanted)):
         if family.derived and name.endswith(family.derived):
             continue
         if name not in copies:

@@ -120,6 +120,31 @@ class Transformer(nn.Module):
             memory: what `remember` made of the source, for a trunk with cross-attention.
             routes: takes note of where layers with experts send each token.
         """
+        places = self.places(
+            x_BTD,
+            positions_BT=positions_BT,
+            starts_BT=starts_BT,
+            allowed_BTS=allowed_BTS,
+            cache=cache,
+            memory=memory,
+            routes=routes,
+        )
+        for block in self.blocks:
+            x_BTD = block(x_BTD, places, cache)
+        return x_BTD if self.norm is None else self.norm(x_BTD)
+
+    def places(
+        self,
+        x_BTD: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        starts_BT: Tensor | None = None,
+        allowed_BTS: Tensor | None = None,
+        cache: Cache | None = None,
+        memory: Memory | None = None,
+        routes: Routes | None = None,
+    ) -> Places:
+        """What all layers need to know about where every position stands; the arguments are those of `forward`."""
         c = self.config
         assert (memory is not None) == c.cross, "a memory goes with cross-attention, and only with it"
         assert cache is None or (allowed_BTS is None and c.causal), "with a cache its mask decides"
@@ -139,10 +164,7 @@ class Transformer(nn.Module):
         else:
             mask = kernels.CausalMask(length, starts_BT, device)
             window = None if c.window is None else kernels.CausalMask(length, starts_BT, device, c.window)
-        places = Places(rope, mask, window, self.bias(length, device, cache), memory, routes)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, places, cache)
-        return x_BTD if self.norm is None else self.norm(x_BTD)
+        return Places(rope, mask, window, self.bias(length, device, cache), memory, routes)
 
     def bias(self, length: int, device: torch.device, cache: Cache | None) -> Tensor | None:
         """What is added to the scores by distance, (1 or B, N, T, S); None: nothing."""
