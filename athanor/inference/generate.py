@@ -48,6 +48,7 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
         AthanorError: the prompt is empty, too long or not of this vocabulary, or the sampling does not fit the model.
     """
     vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
+    refuse_prefix(model)
     if not 0 < len(ids) < positions:
         raise AthanorError(
             f"the prompt has {len(ids)} tokens", allowed=f"1 to {positions - 1} tokens, the model's positions less one",
@@ -59,6 +60,20 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
     if sampling.stop and not decodes:
         raise AthanorError("stop strings need a tokenizer, and none was given", fix="give the engine a tokenizer")
     return min(sampling.max_tokens or positions, positions - len(ids))
+
+
+def refuse_prefix(model: LanguageModel) -> None:
+    """Refuse a network that reads its prompt in both directions: the engine would run it from left to right only.
+
+    Raises:
+        AthanorError: the network is a GLM with blanks to fill in.
+    """
+    if model.config.prefix:
+        raise AthanorError(
+            "this network reads its prompt in both directions (GLM, ChatGLM-6B, GLM-130B), which the engine cannot yet",
+            allowed="networks that read from left to right, such as ChatGLM2, ChatGLM3 and GLM-4",
+            fix="call the network itself, with the rows that athanor.models.glm makes (SPEC M1)",
+        )
 
 
 @torch.inference_mode()

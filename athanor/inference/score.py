@@ -11,6 +11,7 @@ from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
+from athanor.inference.generate import refuse_prefix
 from athanor.models.language import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB of float32
@@ -82,6 +83,7 @@ def windows(ids: Sequence[int], length: int, overlap: int) -> Iterator[tuple[Seq
 
 
 def _check(model: LanguageModel, number: int, ids: Sequence[int], first: int) -> None:
+    refuse_prefix(model)
     vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
     if not 0 < len(ids) <= positions:
         raise AthanorError(f"row {number} has {len(ids)} tokens", allowed=f"1 to {positions}, the model's positions")

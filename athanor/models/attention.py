@@ -14,7 +14,7 @@ from athanor.models import kernels
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import Routes
 
-Mask = kernels.CausalMask | Tensor | None  # None: everybody attends to everybody
+Mask = kernels.Mask | Tensor  # of a row for itself, or with a cache who attends to whom, (B, T, S)
 Angles = tuple[tuple[Tensor, Tensor], ...]  # cosine and sine for each axis of a position, (B, T, 1, R) float32 each
 
 
@@ -60,8 +60,8 @@ class Places:
     """Where every position stands: what the layers need to know, computed once for all of them."""
 
     rope: Angles | None
-    mask: Mask  # who attends to whom; with a cache a tensor (B, T, S)
-    window: Mask  # the same through the window, for the layers that have one
+    mask: Mask  # who attends to whom
+    window: Mask | None  # the same through the window, for the layers that have one
     bias_BNTS: Tensor | None  # added to the scores, by distance
     memory: Memory | None
     routes: Routes | None  # layers with experts write here where they sent each token
@@ -89,13 +89,14 @@ class Attention(nn.Module):
         if places.rope is not None:
             q_BTNH, k_BTKH = turn(q_BTNH, places.rope, c), turn(k_BTKH, places.rope, c)
         mask = places.window if self.windowed else places.mask
-        if cache is None and isinstance(mask, kernels.CausalMask) and places.bias_BNTS is None:
-            y_BTNH = kernels.causal_attention(q_BTNH, k_BTKH, v_BTKH, mask, c.score_scale)
+        assert mask is not None
+        if isinstance(mask, kernels.Mask) and places.bias_BNTS is None:
+            y_BTNH = kernels.self_attention(q_BTNH, k_BTKH, v_BTKH, mask, c.score_scale)
         else:
             k_BKSH, v_BKSH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
             if cache is not None:
                 k_BKSH, v_BKSH = cache.append(self.layer, k_BKSH, v_BKSH)
-            allowed = mask.allowed_BTS if isinstance(mask, kernels.CausalMask) else mask
+            allowed = mask.allowed_BTS if isinstance(mask, kernels.Mask) else mask
             y_BTNH = kernels.masked_attention(q_BTNH, k_BKSH, v_BKSH, allowed, c.score_scale, places.bias_BNTS)
         return self.out(y_BTNH.reshape(batch, length, -1))
 

@@ -24,6 +24,7 @@ class TransformerConfig:
     kv_heads: int | None = None  # None: as many as `heads`
     head_width: int | None = None  # None: width / heads
     causal: bool = True  # a position attends to itself and those before it; False: to all of its document
+    prefix: bool = False  # reads what it is given in both directions and writes from left to right (GLM); see `glm.py`
     cross: bool = False  # every layer also attends to a memory, such as what an encoder made (T5, Whisper)
     position: Literal["rope", "learned", "buckets", "alibi", "none"] = "rope"
     position_axes: int = 1  # numbers that say where a token stands (ChatGLM-6B: 2, its place and its place in a span)
@@ -92,6 +93,8 @@ class TransformerConfig:
             )
         if self.cross and self.norm_place not in ("before", "after"):
             raise ValueError(f"cross=True with norm_place={self.norm_place!r}: must be 'before' or 'after'")
+        if self.prefix and (not self.causal or self.window is not None):
+            raise ValueError("prefix=True needs causal=True and no window")
         if not self.causal and (self.window is not None or self.position == "alibi"):
             raise ValueError("causal=False: windows and position='alibi' are for causal networks")
         self._check_positions()

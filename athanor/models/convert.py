@@ -62,7 +62,7 @@ def load_network(folder: str | Path, dtype: torch.dtype | None = None, device: s
     refuse_pickles(folder)
     config_file = folder / "config.json"
     family, config = read_config(read_object(config_file), str(config_file))
-    stored = Stored(folder)
+    stored = Stored(folder, family.other_names)
     with torch.device("meta"):
         model = family.build(config)
     model = model.to(dtype or stored.dtype()).to_empty(device=device)
@@ -121,7 +121,7 @@ def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype, shard_byt
     refuse_pickles(source)
     record = read_object(source / "config.json")
     family, config = read_config(record, str(source / "config.json"))
-    stored = Stored(source)
+    stored = Stored(source, family.other_names)
     with torch.device("meta"):
         names = set(their_pieces(family.build(config), family))
     refuse_extra(family, stored, names)
@@ -136,6 +136,7 @@ def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype, shard_byt
 
     kinds = {name: stored.dtype_of(name) for name in names}
     entries = {name: (NAMES[dtype if kinds[name].is_floating_point else kinds[name]], shapes[name]) for name in names}
+    record = {key: value for key, value in record.items() if key != "auto_map"}  # the code it names stays behind
     write_object(target / "config.json", {**record, "dtype": str(dtype).removeprefix("torch.")})
     if (source / "generation_config.json").is_file():
         shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
@@ -192,7 +193,7 @@ def their_pieces(model: nn.Module, family: Family) -> dict[str, Tensor]:
         written.add(name)
         for their_name, piece in zip(their_names, row.pieces(model.config, ours[name].detach()), strict=True):
             if their_name is not None:
-                theirs[their_name] = piece.reshape(row.stored_shape(model.config, piece))
+                theirs[their_name] = row.reordered(piece).reshape(row.stored_shape(model.config, piece))
     left = sorted(set(ours) - written)
     if left:
         raise AthanorError(f"{left[0]} has no name in a {family.name} checkpoint", fix="merge or remove adapters first")
@@ -217,7 +218,8 @@ def fill_one(target: Tensor, row: Weight, their_names: tuple[str | None, ...], c
         if their_name is None:
             place.zero_()
         else:
-            place.copy_(stored.read(their_name, row.stored_shape(config, place)).view(place.shape))
+            piece = stored.read(their_name, row.stored_shape(config, place)).view(place.shape)
+            place.copy_(row.reordered(piece))
 
 
 def refuse_extra(family: Family, stored: "Stored", wanted: Iterable[str | None]) -> None:
@@ -238,15 +240,25 @@ def refuse_extra(family: Family, stored: "Stored", wanted: Iterable[str | None])
 
 
 class Stored:
-    """The tensors of a folder: where each is, with every header checked before anything is read."""
+    """The tensors of a folder: where each is, with every header checked before anything is read.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Args:
+        folder: holds the weights.
+        names: parts of tensor names -> what we call them; every name here is then ours.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[str, str] | None = None):
+        self.folder, self.names = folder, names or {}
+        self.in_file: dict[str, str] = {}  # our name -> the one in the file
         self.places: dict[str, str] = {}
         self.headers: dict[str, dict[str, Any]] = {}
         promised = self.promised()
         for file in sorted(set(promised.values())) if promised is not None else [WEIGHTS]:
-            self.headers[file] = read_header(folder / file)
+            header = read_header(folder / file)
+            self.in_file |= {self.known(name): name for name in header}
+            self.headers[file] = {self.known(name): entry for name, entry in header.items()}
+            if len(self.headers[file]) != len(header):
+                raise AthanorError(f"{folder / file} holds a tensor twice, under two of its names")
             for name in self.headers[file]:
                 if name in self.places:
                     raise AthanorError(f"{folder / file}: {name} is also in {self.places[name]}")
@@ -257,6 +269,12 @@ class Stored:
         left = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in self.headers)
         if left:
             raise AthanorError(f"{folder / left[0]} belongs to no index", fix="move files that are no part of it away")
+
+    def known(self, name: str) -> str:
+        """What we call a tensor of a file."""
+        for part, ours in self.names.items():
+            name = name.replace(part, ours)
+        return name
 
     def promised(self) -> dict[str, str] | None:
         """What the index says, tensor -> file name; None when there is no index."""
@@ -272,7 +290,7 @@ class Stored:
             plain = isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\:\0")
             if not plain:
                 raise AthanorError(f"{path}: {name} points to {file!r}", allowed="a .safetensors file beside the index")
-        return promised
+        return {self.known(name): file for name, file in promised.items()}
 
     def where(self, name: str) -> str:
         """File and tensor, for messages."""
@@ -308,7 +326,7 @@ class Stored:
             raise AthanorError(f"{self.where(name)} has shape {entry['shape']}", allowed=f"{list(shape)}")
         try:
             with safe_open(self.folder / self.places[name], framework="pt") as file:
-                tensor = file.get_tensor(name)
+                tensor = file.get_tensor(self.in_file[name])
         except SafetensorError as error:
             raise AthanorError(f"{self.where(name)}: {error}") from error
         if not bool(tensor.isfinite().all()):

@@ -3,7 +3,7 @@
 The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: training
 on a CPU, where torch's own kernels spend much of a small model's step outside matrix products. They are compared with
 the plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA
-kernels by the same calls as inference on a CPU; that was never run on a GPU, since none was at hand.
+kernels; that was never run on a GPU, since none was at hand.
 
 Shape letters as in `transformer.py`; G query heads per key head, X rows (any leading axes flattened).
 """
@@ -130,13 +130,13 @@ def plain_swiglu(x: Tensor) -> Tensor:
 
 
 def geglu(x: Tensor) -> Tensor:
-    """gelu(gate) * up, gelu by its tanh approximation (Shazeer 2020, equation 6; GLM-130B)."""
+    """gelu(gate) * up, gelu by its tanh approximation (Shazeer 2020, equation 6; T5 1.1)."""
     gate, up = x.chunk(2, dim=-1)
     return F.gelu(gate, approximate="tanh") * up
 
 
 def geglu_exact(x: Tensor) -> Tensor:
-    """gelu(gate) * up with the exact gelu (Shazeer 2020, equation 6)."""
+    """gelu(gate) * up with the exact gelu (Shazeer 2020, equation 6; GLM-130B)."""
     gate, up = x.chunk(2, dim=-1)
     return F.gelu(gate) * up
 
@@ -175,34 +175,57 @@ class SwiGlu(Function):
 # --- attention ---------------------------------------------------------------------------------------------------
 
 
-class CausalMask:
-    """Who attends to whom in rows of packed documents: position t to s when start(t) <= s <= t.
+class Mask:
+    """Who attends to whom in rows of packed documents, and which keys a block of queries needs to look at.
 
-    A window of W keys moves the start: max(start(t), t - W + 1) (Longformer, Beltagy et al. 2020, section 3.1;
-    Mistral 7B, Jiang et al. 2023, section 2).
+    Position t attends to s when both are of one document, when s is not behind t (`causal`), and when s is not further
+    back than the window: a window of W keys moves the start, max(start(t), t - W + 1) (Longformer, Beltagy et al. 2020,
+    section 3.1; Mistral 7B, Jiang et al. 2023, section 2).
 
     Args:
         length: positions per row (T).
         starts_BT: first position of each position's document; None: 0 everywhere.
         device: where the mask is used.
-        window: most keys a query attends to, its own included; None: no limit.
+        window: most keys a query attends to, its own included; None: no limit. With `causal` only.
+        causal: whether nobody attends to what stands behind it.
+        allowed_BTS: who attends to whom, instead of all of the above; None: as said.
     """
 
-    def __init__(self, length: int, starts_BT: Tensor | None, device: torch.device, window: int | None = None):
+    def __init__(
+        self,
+        length: int,
+        starts_BT: Tensor | None,
+        device: torch.device,
+        window: int | None = None,
+        *,
+        causal: bool = True,
+        allowed_BTS: Tensor | None = None,
+    ):
         place_T = torch.arange(length, device=device)
+        ends_BT = None if causal or starts_BT is None else document_ends(starts_BT)
         if window is not None and window < length:
             first_T = (place_T - window + 1).clamp_min(0)
             starts_BT = first_T[None] if starts_BT is None else torch.maximum(starts_BT, first_T)
-        self.length, self.starts_BT = length, starts_BT
-        self.allowed_BTS = (place_T[:, None] >= place_T)[None]
-        if starts_BT is not None:
-            self.allowed_BTS = self.allowed_BTS & (place_T >= starts_BT[:, :, None])
-        on_cpu = starts_BT is not None and device.type == "cpu"  # elsewhere nobody asks, and asking would wait
-        self.block_starts = starts_BT[:, ::QUERY_BLOCK].tolist() if on_cpu else None
+        self.length, self.causal, self.plain = length, causal, starts_BT is None and allowed_BTS is None
+        self.allowed_BTS = allowed_BTS  # None: everybody attends to everybody
+        if allowed_BTS is None and causal:
+            self.allowed_BTS = (place_T[:, None] >= place_T)[None]
+        if allowed_BTS is None and starts_BT is not None:
+            after_start_BTS = place_T >= starts_BT[:, :, None]
+            before_end_BTS = self.allowed_BTS if ends_BT is None else place_T < ends_BT[:, :, None]
+            self.allowed_BTS = after_start_BTS & before_end_BTS
+        self.block_starts: list[list[int]] | None = None
+        self.block_ends: list[list[int]] | None = None
+        if device.type == "cpu":  # elsewhere nobody asks, and asking would wait
+            last_T = (place_T[::QUERY_BLOCK] + QUERY_BLOCK - 1).clamp_max(length - 1)
+            self.block_starts = None if starts_BT is None else starts_BT[:, ::QUERY_BLOCK].tolist()
+            self.block_ends = None if ends_BT is None else ends_BT[:, last_T].tolist()
         self.bias_BTS: Tensor | None = None
 
-    def bias(self, row: int, queries: slice, keys: slice, dtype: torch.dtype) -> Tensor:
+    def bias(self, row: int, queries: slice, keys: slice, dtype: torch.dtype) -> Tensor | None:
         """A block of 0 where attention is allowed and minus infinity elsewhere; the whole is made once per dtype."""
+        if self.allowed_BTS is None:
+            return None
         if self.bias_BTS is None or self.bias_BTS.dtype != dtype:
             zeros_BTS = torch.zeros(self.allowed_BTS.shape, dtype=dtype)
             self.bias_BTS = zeros_BTS.masked_fill_(~self.allowed_BTS, float("-inf"))
@@ -214,19 +237,30 @@ class CausalMask:
             for block, first in enumerate(range(0, self.length, QUERY_BLOCK)):
                 last = min(first + QUERY_BLOCK, self.length)
                 start = 0 if self.block_starts is None else self.block_starts[row % len(self.block_starts)][block]
-                yield row, slice(first, last), slice(start, last)
+                end = last if self.causal else self.length
+                if self.block_ends is not None:
+                    end = self.block_ends[row % len(self.block_ends)][block]
+                yield row, slice(first, last), slice(start, end)
 
 
-def causal_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask, scale: float) -> Tensor:
+def document_ends(starts_BT: Tensor) -> Tensor:
+    """One more than the last position of each position's document, (B, T), from the first ones."""
+    length = starts_BT.shape[1]
+    place_T = torch.arange(1, length + 1, device=starts_BT.device)
+    last_BT = torch.zeros_like(starts_BT).scatter_reduce(1, starts_BT, place_T.expand_as(starts_BT), "amax")
+    return last_BT.gather(1, starts_BT)
+
+
+def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
     """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
-    if trains_on_cpu(q_BTNH, k_BTKH, v_BTKH):
+    if q_BTNH.device.type == "cpu":
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
-    if mask.starts_BT is not None:
+    if not mask.plain:
         return masked_attention(q_BTNH, k_BKTH, v_BKTH, mask.allowed_BTS, scale)
     grouped = q_BTNH.shape[2] != k_BTKH.shape[2]
     y_BNTH = F.scaled_dot_product_attention(
-        q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=True, scale=scale, enable_gqa=grouped
+        q_BTNH.transpose(1, 2), k_BKTH, v_BKTH, is_causal=mask.causal, scale=scale, enable_gqa=grouped
     )
     return y_BNTH.transpose(1, 2)
 
@@ -273,7 +307,7 @@ def plain_attention(
 
 
 class BlockedAttention(Function):
-    """Attention row by row and by blocks of queries, as plain products; the probabilities are kept for the gradient.
+    """Attention row by row and by blocks of queries, as plain products; probabilities are kept if a gradient is due.
 
     One block's scores stay in a core's own cache, and keys of earlier documents are skipped. Query heads that share a
     key head lie side by side, (K, T G, H), so that a group is one product.
@@ -281,7 +315,7 @@ class BlockedAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: CausalMask, scale: float) -> Tensor:
+    def forward(ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
         batch, _, heads, _ = q_BTNH.shape
         group = heads // k_BTKH.shape[2]
         q, k, v = by_head(q_BTNH * scale, group), by_head(k_BTKH, 1), by_head(v_BTKH, 1)
@@ -290,9 +324,13 @@ class BlockedAttention(Function):
         for row, queries, keys in mask.blocks(batch):
             grouped = slice(queries.start * group, queries.stop * group)
             score = torch.bmm(q[row, :, grouped], k[row, :, keys].mT)
-            score.unflatten(1, (-1, group)).add_(mask.bias(row, queries, keys, q.dtype)[:, None])
-            kept.append(torch.softmax(score, dim=-1))
-            torch.bmm(kept[-1], v[row, :, keys], out=y[row, :, grouped])
+            bias = mask.bias(row, queries, keys, q.dtype)
+            if bias is not None:
+                score.unflatten(1, (-1, group)).add_(bias[:, None])
+            p = torch.softmax(score, dim=-1)
+            torch.bmm(p, v[row, :, keys], out=y[row, :, grouped])
+            if any(ctx.needs_input_grad):
+                kept.append(p)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.mask, ctx.group, ctx.scale = mask, group, scale
         return from_head(y, group)

@@ -40,13 +40,13 @@ def read_config(theirs: Mapping[str, Any], where: str) -> tuple[Family, Any]:
     Raises:
         AthanorError: an unknown family, a setting we do not know, or a value we cannot run; `where` is named.
     """
-    if "auto_map" in theirs:
+    family = named_family(theirs, where)
+    if "auto_map" in theirs and "auto_map" not in family.ignored:
         raise AthanorError(
             f"{where}: `auto_map` asks us to run code that came with the checkpoint",
             allowed="weights and settings only",
             fix="convert it to a known family with its own library first",
         )
-    family = named_family(theirs, where)
     theirs = renamed(family, theirs, where)
     known = known_keys(family)
     unknown = sorted(key for key in leaves(theirs, known) if key not in known and not harmless(key))
@@ -74,7 +74,13 @@ def named_family(theirs: Mapping[str, Any], where: str) -> Family:
         known = ", ".join(sorted({family.type for family in FAMILIES.values()}))
         raise AthanorError(f"{where}: model_type={given!r} is not a family we know", allowed=known)
     rows = [family for family in rows if family.architecture in built] or rows
-    return max(rows, key=lambda family: all(theirs.get(mark) for mark in family.marks) and len(family.marks))
+    return max(rows, key=lambda family: all(marked(theirs, mark) for mark in family.marks) and len(family.marks))
+
+
+def marked(theirs: Mapping[str, Any], mark: str) -> bool:
+    """Whether a config.json has a key that is set, or, for `key=value`, one of that value."""
+    key, named, value = mark.partition("=")
+    return theirs.get(key) == value if named else bool(theirs.get(key))
 
 
 def harmless(key: str) -> bool:
@@ -109,7 +115,25 @@ def renamed(family: Family, theirs: Mapping[str, Any], where: str) -> dict[str, 
     for old, key in family.old_keys.items():
         if old in theirs and theirs[old] != out.setdefault(key, theirs[old]):
             raise AthanorError(f"{where}: {old}={theirs[old]!r} contradicts {key}={out[key]!r}")
+    for old, key in family.old_objects.items():
+        if isinstance(out.get(old), Mapping):
+            start = key + "."
+            defaults = {
+                name.removeprefix(start): only for name, only in family.optional.items() if name.startswith(start)
+            }
+            out[key] = {**(out.get(key) or {}), **defaults, **out.pop(old)}
+    count_labels(family, out, where)
     return out
+
+
+def count_labels(family: Family, theirs: dict[str, Any], where: str) -> None:
+    """Set the number of classes from the names of the classes, where only those are given."""
+    labels = theirs.get("id2label")
+    if "num_labels" in family.settings and isinstance(labels, Mapping):
+        if theirs.setdefault("num_labels", len(labels)) != len(labels):
+            raise AthanorError(
+                f"{where}: num_labels={theirs['num_labels']!r} contradicts id2label: {len(labels)} names"
+            )
 
 
 def known_keys(family: Family) -> set[str]:
@@ -163,6 +187,8 @@ def read_setting(family: Family, theirs: Mapping[str, Any], key: str, where: str
     allowed = [kind for one in kinds if one in KINDS for kind in KINDS[one]]
     if type(value) not in allowed:
         raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in allowed))
+    if key in family.converted:
+        return family.converted[key][0](value)
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -332,6 +358,7 @@ def their_config(family: Family, config: Any, dtype: str) -> dict[str, Any]:
             put(out, key, only)
     for key, ours in family.settings.items():
         value = field_of(whole, ours)
+        value = family.converted[key][1](value) if key in family.converted else value
         put(out, key, list(value) if isinstance(value, tuple) else value)
     for key, (ours, values) in family.choices.items():
         put(out, key, next((theirs for theirs, value in values.items() if value == field_of(whole, ours)), None))

@@ -154,16 +154,14 @@ class Transformer(nn.Module):
             assert positions_BT is not None
             rope = rope_angles(c, positions_BT, starts_BT)
         mask: Mask
-        window: Mask = None
-        if cache is not None:
+        window: Mask | None = None
+        if cache is None:
+            assert c.window is None or allowed_BTS is None, "windows and masks from outside do not go together"
+            mask = kernels.Mask(length, starts_BT, device, causal=c.causal, allowed_BTS=allowed_BTS)
+            window = None if c.window is None else kernels.Mask(length, starts_BT, device, c.window)
+        else:
             mask = cache.mask_BTS
             window = None if c.window is None else within(c.window, cache.mask_BTS)
-        elif allowed_BTS is not None or not c.causal:
-            assert c.window is None, "windows are for causal rows"
-            mask = same_document(starts_BT) if allowed_BTS is None else allowed_BTS
-        else:
-            mask = kernels.CausalMask(length, starts_BT, device)
-            window = None if c.window is None else kernels.CausalMask(length, starts_BT, device, c.window)
         return Places(rope, mask, window, self.bias(length, device, cache), memory, routes)
 
     def bias(self, length: int, device: torch.device, cache: Cache | None) -> Tensor | None:
@@ -184,8 +182,3 @@ class Transformer(nn.Module):
         """
         pairs = tuple(block.cross.remember(source_BSD) for block in self.blocks)
         return Memory(pairs, None if seen_BS is None else seen_BS[:, None])
-
-
-def same_document(starts_BT: Tensor | None) -> Tensor | None:
-    """Who may attend to whom when everybody sees the whole of its own document, (B, T, T); None: one document."""
-    return None if starts_BT is None else starts_BT[:, :, None] == starts_BT[:, None]

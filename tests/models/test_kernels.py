@@ -79,9 +79,9 @@ def packed_starts(rows: int, length: int) -> Tensor:
 @pytest.mark.parametrize("packed", [False, True])
 def test_attention(length, key_heads, packed):
     starts = packed_starts(2, length) if packed else None
-    mask = kernels.CausalMask(length, starts, torch.device("cpu"))
+    mask = kernels.Mask(length, starts, torch.device("cpu"))
     assert_equal(
-        lambda q, k, v: kernels.causal_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.self_attention(q, k, v, mask, SCALE),
         lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE),
         torch.randn(2, length, 4, 16), torch.randn(2, length, key_heads, 16), torch.randn(2, length, key_heads, 16),
     )  # fmt: skip
@@ -95,35 +95,35 @@ def test_attention_through_a_window(window, packed):
     place = torch.arange(300)
     back = place[:, None] - place
     allowed = ((back >= 0) & (back < window))[None] & (place >= starts[:, :, None])
-    mask = kernels.CausalMask(300, starts if packed else None, torch.device("cpu"), window)
+    mask = kernels.Mask(300, starts if packed else None, torch.device("cpu"), window)
     assert torch.equal(mask.allowed_BTS.expand(2, -1, -1), allowed)
     inputs = [torch.randn(2, 300, heads, 16) for heads in (4, 2, 2)]
     assert_equal(
-        lambda q, k, v: kernels.causal_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.self_attention(q, k, v, mask, SCALE),
         lambda q, k, v: kernels.plain_attention(q, k, v, allowed, SCALE), *inputs,
     )  # fmt: skip
     with torch.no_grad():
-        y = kernels.causal_attention(*inputs, mask, SCALE)
+        y = kernels.self_attention(*inputs, mask, SCALE)
     assert torch.allclose(y, kernels.plain_attention(*inputs, allowed, SCALE), atol=TOLERANCE)
 
 
 def test_a_window_skips_keys_that_no_query_sees():
-    mask = kernels.CausalMask(1_000, None, torch.device("cpu"), 100)
+    mask = kernels.Mask(1_000, None, torch.device("cpu"), 100)
     assert max(keys.stop - keys.start for _, _, keys in mask.blocks(2)) < 100 + kernels.QUERY_BLOCK
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_attention_without_gradients(packed):
-    mask = kernels.CausalMask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))
+    mask = kernels.Mask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))
     q, k, v = torch.randn(2, 70, 4, 16), torch.randn(2, 70, 2, 16), torch.randn(2, 70, 2, 16)
     with torch.no_grad():
-        fast = kernels.causal_attention(q, k, v, mask, SCALE)
+        fast = kernels.self_attention(q, k, v, mask, SCALE)
     assert torch.allclose(fast, kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE), atol=TOLERANCE)
 
 
 def test_mask_never_crosses_a_document():
     documents = torch.tensor([[5, 5, 7, 7, 5]])
-    mask = kernels.CausalMask(5, document_starts(documents), torch.device("cpu"))
+    mask = kernels.Mask(5, document_starts(documents), torch.device("cpu"))
     expected = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
     assert mask.allowed_BTS[0].int().tolist() == expected
 
@@ -154,9 +154,9 @@ def test_loss_of_impossible_token_is_finite():
 def test_bf16_training_stays_near_float32():
     """The number type of training: gradients of a packed attention within the rounding of bf16."""
     starts, device = packed_starts(2, 200), torch.device("cpu")
-    mask, low = kernels.CausalMask(200, starts, device), kernels.CausalMask(200, starts, device)
+    mask, low = kernels.Mask(200, starts, device), kernels.Mask(200, starts, device)
     inputs = [torch.randn(2, 200, heads, 16) for heads in (4, 2, 2)]
     exact = gradients(lambda q, k, v: kernels.plain_attention(q, k, v, mask.allowed_BTS, SCALE), inputs)
-    rounded = gradients(lambda q, k, v: kernels.causal_attention(q, k, v, low, SCALE), [x.bfloat16() for x in inputs])
+    rounded = gradients(lambda q, k, v: kernels.self_attention(q, k, v, low, SCALE), [x.bfloat16() for x in inputs])
     for ours, theirs in zip(rounded, exact, strict=True):
         assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.02

@@ -100,7 +100,8 @@ def test_impossible_rope_scalings_are_refused(wrong):
         {"position": "alibi", "causal": False}, {"causal": False, "window": 4}, {"cross": True, "parallel": True},
         {"cross": True, "norm_place": "around"}, {"position_axes": 3}, {"position_axes": 2, "position": "alibi"},
         {"position_axes": 2, "rope_share": 0.5}, {"norm_bias": False}, {"residual_scale": 2.0},
-        {"silent_ids": 1, "tied": True}, {"silent_ids": 50}, {"silent_ids": -1}, {"logit_scale": 0.5, "bias_head": True},
+        {"silent_ids": 1, "tied": True}, {"silent_ids": 50}, {"silent_ids": -1},
+        {"logit_scale": 0.5, "bias_head": True}, {"prefix": True, "causal": False}, {"prefix": True, "window": 3},
     ],
 )  # fmt: skip
 def test_impossible_configs_are_refused(wrong):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from athanor.base.errors import AthanorError
 from athanor.inference.cache import KeyValueCache
 from athanor.models.convert import load_checkpoint, save_checkpoint
+from athanor.models.families import FAMILIES
 from athanor.models.families.causal import CAUSAL
 from athanor.models.language import LanguageModel
 from athanor.models.settings import family_of, read_config
@@ -23,7 +24,7 @@ from athanor.models.shapes import count_parameters
 transformers = pytest.importorskip("transformers")
 
 TOLERANCE = 1e-5
-HERE = {family.name: family for family in CAUSAL}
+HERE = {family.name: family for family in (*CAUSAL, FAMILIES["glm"])}
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, POSITIONS = 97, 64, 3, 4, 160, 48
 COMMON = dict(
     vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
@@ -85,6 +86,11 @@ CASES = {
     "qwen3_moe, dense between": ("Qwen3Moe", {**QWEN3_MOE, "mlp_only_layers": [0]}),
     "qwen3_moe, every second, window": ("Qwen3Moe", {**QWEN3_MOE, **WINDOW, "decoder_sparse_step": 2}),
     "glm4": ("Glm4", {**COMMON, "num_key_value_heads": 2, "head_dim": 16, "attention_bias": True}),
+    "glm": ("Glm", {**COMMON, "num_key_value_heads": 2, "head_dim": 16}),
+    "glm, tied, without biases": (
+        "Glm",
+        {**COMMON, "num_key_value_heads": 4, "head_dim": 24, "attention_bias": False, "tie_word_embeddings": True},
+    ),
     "gpt2": ("GPT2", {**GPT, "n_inner": HIDDEN}),
     "gptj": ("GPTJ", {**GPT, "n_inner": HIDDEN, "rotary_dim": 12}),
     "openai-gpt": ("OpenAIGPT", GPT),

@@ -5,7 +5,13 @@ Adding a family means a row in one of these tables, with the names of its tensor
 
 from athanor.models.families.causal import CAUSAL
 from athanor.models.families.family import Family
+from athanor.models.families.glm import GLM
 from athanor.models.families.masked import MASKED
 from athanor.models.families.permuted import PERMUTED
+from athanor.models.families.pictures import PICTURES
+from athanor.models.families.seq2seq import SEQ2SEQ
+from athanor.models.families.vision import VISION
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*CAUSAL, *MASKED, *PERMUTED)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (*CAUSAL, *GLM, *MASKED, *PERMUTED, *PICTURES, *SEQ2SEQ, *VISION)
+}

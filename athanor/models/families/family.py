@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from athanor.models.config import TransformerConfig
@@ -22,6 +23,7 @@ class Weight:
         transposed: theirs is stored (in, out).
         by_head: theirs is one tensor that holds q, k and v head after head; ours has all q, then all k, then all v.
         shape: the shape in which they store a piece, where it is not its own.
+        swapped: theirs is one tensor whose two halves stand in the other order.
     """
 
     ours: str
@@ -30,14 +32,20 @@ class Weight:
     transposed: bool = False
     by_head: bool = False
     shape: Callable[[Any], tuple[int, ...]] | None = None
+    swapped: bool = False
 
     def pieces(self, config: Any, weight: Tensor) -> tuple[Tensor, ...]:
         """Views of our tensor that hold, in their order, the numbers of each of theirs."""
         if self.by_head:
             return (weight.unflatten(0, (3, config.heads, config.head_size)).transpose(0, 1),)
-        pieces = weight.split(self.rows(config)) if self.rows else weight.chunk(len(self.theirs))
-        pieces = (weight,) if len(self.theirs) == 1 else pieces
+        pieces: tuple[Tensor, ...] = (weight,)
+        if len(self.theirs) > 1:
+            pieces = weight.split(self.rows(config)) if self.rows else weight.chunk(len(self.theirs))
         return tuple(piece.t() for piece in pieces) if self.transposed else tuple(pieces)
+
+    def reordered(self, piece: Tensor) -> Tensor:
+        """A piece as they store it from ours, or ours from theirs: an exchange of halves is its own inverse."""
+        return torch.cat(piece.chunk(2)[::-1]) if self.swapped else piece
 
     def stored_shape(self, config: Any, piece: Tensor) -> tuple[int, ...]:
         """The shape in which they store a piece."""
@@ -59,7 +67,7 @@ class Family:
         settings: their key of config.json -> our field, with the same meaning.
         tensors: what the weights are called.
         model_type: `model_type` in config.json; None: the name.
-        marks: keys that a config.json of this family has, where several families share a model_type.
+        marks: what config.json must say where several families share a model_type: a key that is set, or `key=value`.
         config: our description of the network.
         build: makes the network from it.
         fixed: our fields that all members share.
@@ -67,8 +75,12 @@ class Family:
         optional: their keys that may be absent, with the value `transformers` then takes.
         ignored: their keys that do not change what the network computes.
         choices: their key -> (our field, {their value: ours}); of several for one of ours the first is written.
+        converted: their key -> two functions, from their number to ours and back, where they are not the same.
         equal: their keys that must be missing, null, or equal to another of theirs.
         old_keys: other names of a key, such as those of earlier versions -> the one we write.
+        old_objects: objects of config.json that, where they are given, replace another one whole: what they leave out
+            has its value from `optional`.
+        other_names: parts of tensor names that some versions write -> what we call them.
         derived: endings of tensor names that hold nothing learned and may be skipped.
         copies: tensors that may be stored beside the one they repeat; they must be equal.
         rope_settings: whether config.json carries `rope_parameters`.
@@ -90,8 +102,11 @@ class Family:
     optional: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     choices: Mapping[str, tuple[str, Mapping[Any, Any]]] = field(default_factory=dict)
+    converted: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = field(default_factory=dict)
     equal: Mapping[str, str] = field(default_factory=dict)
     old_keys: Mapping[str, str] = field(default_factory=dict)
+    old_objects: Mapping[str, str] = field(default_factory=dict)
+    other_names: Mapping[str, str] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     rope_settings: bool = False
