@@ -18,7 +18,7 @@ from athanor.inference.sampling import Sampling
 from athanor.models.language import LanguageModel
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import ChatTemplate, jinja_source
-from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
+from athanor.tokens.tokenizer import DOCUMENT, SPECIAL_TOKENS, Tokenizer
 
 ANSWER_TOKENS = 24
 PROMPTS = {
@@ -71,6 +71,10 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         if not (folder / "tokenizer.json").is_file():
             raise
         raise AthanorError(f"{folder}: {problem.what}: {later}", allowed=problem.allowed) from problem
+    if not tokenizer.native:
+        raise AthanorError(
+            f"{folder}: the tokenizer has none of our special tokens: {later}", allowed=", ".join(SPECIAL_TOKENS)
+        )
     template = folder / "chat_template.jinja"
     if template.is_file() and template.read_text(encoding="utf-8") != jinja_source():
         raise AthanorError(f"{template} is not the chat template that the model is trained with here: {later}")

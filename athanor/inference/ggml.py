@@ -27,7 +27,7 @@ class NumberType:
         code: `enum ggml_type`, as tensors name it.
         file_code: `enum llama_ftype`, as `general.file_type` names a file that is mostly of this type.
         numbers, size: numbers in a block, and the block's bytes.
-        encode: float32 (..., K) to bytes (..., K / numbers * size).
+        encode: float32 (..., K) to bytes (..., K / numbers * size); None: the type is only read.
         decode: the reverse.
     """
 
@@ -36,7 +36,7 @@ class NumberType:
     file_code: int
     numbers: int
     size: int
-    encode: Callable[[Tensor], np.ndarray]
+    encode: Callable[[Tensor], np.ndarray] | None
     decode: Callable[[np.ndarray], Tensor]
 
     @property

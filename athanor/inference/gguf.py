@@ -9,12 +9,12 @@ The format, version 3 (`docs/gguf.md` of ggml; `ggml/include/gguf.h` of llama.cp
     zeros up to a multiple of 32, then the tensors' bytes, each from a multiple of 32
 
 A string is its length u64 and its UTF-8 bytes. Of the twelve value types we write six: 32-bit unsigned integers, 32-bit
-floats, booleans, strings, and arrays of strings or of 32-bit integers.
+floats, booleans, strings, and arrays of strings, booleans or 32-bit integers.
 """
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,8 @@ import numpy as np
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
-from athanor.inference.ggml import TYPES, NumberType
+from athanor.inference.ggml import NumberType
+from athanor.inference.ggml_read import READABLE
 
 MAGIC, VERSION, ALIGNMENT = b"GGUF", 3, 32
 PLAIN = {  # value type: its code in `enum gguf_type`, and how struct spells it
@@ -33,18 +34,23 @@ PLAIN = {  # value type: its code in `enum gguf_type`, and how struct spells it
 LAYOUTS = dict(PLAIN.values())
 STRING, ARRAY = 8, 9
 MOST_TENSORS, MOST_VALUES, MOST_DIMENSIONS = 1_000_000, 100_000, 4
+ENCODED_AT_ONCE = 4_000_000  # numbers
 
-Value = bool | int | float | str | Sequence[str] | Sequence[int]
+Value = bool | int | float | str | Sequence[str] | Sequence[bool] | Sequence[int]
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to be written: its numbers are asked for when their turn comes, so one is in memory at a time."""
+    """A tensor to be written: its numbers are asked for when their turn comes, so one is in memory at a time.
+
+    Attributes:
+        read: its numbers, as one tensor or as several whose rows follow each other, such as those of each expert.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: NumberType
-    read: Callable[[], Tensor]
+    read: Callable[[], Iterable[Tensor]]
 
     @property
     def bytes(self) -> int:
@@ -75,11 +81,21 @@ def write_gguf(path: Path, values: Mapping[str, Value], tensors: Sequence[Tensor
     with open(path, "wb") as file:
         _write_padded(file, b"".join(head))
         for plan in tensors:
-            tensor = plan.read()
-            assert tuple(tensor.shape) == plan.shape, f"{plan.name} changed its shape"
-            data = plan.type.encode(tensor.detach().float().cpu())
-            assert data.nbytes == plan.bytes, f"{plan.name}: {data.nbytes} bytes instead of {plan.bytes}"
-            _write_padded(file, data.data)
+            written = sum(file.write(data) for data in _encoded(plan))
+            assert written == plan.bytes, f"{plan.name}: {written} bytes instead of {plan.bytes}"
+            file.write(bytes(_padded(written) - written))
+
+
+def _encoded(plan: TensorPlan) -> Iterator[memoryview]:
+    """A tensor's bytes, some rows at a time: what encoding needs beside the numbers stays small."""
+    assert plan.type.encode is not None, f"{plan.type.name} is only read"
+    rows = max(1, ENCODED_AT_ONCE // plan.shape[-1])
+    for tensor in plan.read():
+        assert tensor.shape[-1] == plan.shape[-1], f"{plan.name} changed its shape"
+        flat = tensor.detach().reshape(-1, plan.shape[-1])
+        for start in range(0, len(flat), rows):
+            yield plan.type.encode(flat[start : start + rows].float().cpu()).data
+        del tensor, flat  # before the next one is read
 
 
 def _padded(size: int) -> int:
@@ -108,6 +124,8 @@ def _value(value: Value) -> bytes:
         return struct.pack("<i", STRING) + _string(value)
     if all(isinstance(one, str) for one in value):
         return struct.pack("<iiQ", ARRAY, STRING, len(value)) + b"".join(_string(str(one)) for one in value)
+    if all(isinstance(one, bool) for one in value):
+        return struct.pack(f"<iiQ{len(value)}?", ARRAY, PLAIN["bool"][0], len(value), *value)
     return struct.pack(f"<iiQ{len(value)}i", ARRAY, PLAIN["i32"][0], len(value), *value)
 
 
@@ -159,17 +177,21 @@ class GgufFile:
         if len(self.tensors) != len(rows):
             raise AthanorError(f"{path} names a tensor twice")
 
-    def read(self, name: str) -> Tensor:
-        """One tensor as float32."""
+    def read(self, name: str, part: int | None = None) -> Tensor:
+        """One tensor as float32; `part`: only this one along the first dimension, such as one expert's."""
         entry = self.tensors[name]
         shape = (*entry.shape[:-1], entry.shape[-1] // entry.type.numbers * entry.type.size)
-        data = np.fromfile(self.path, dtype=np.uint8, count=entry.bytes, offset=entry.start)
+        start, size = entry.start, entry.bytes
+        if part is not None:
+            shape, size = shape[1:], size // shape[0]
+            start += part * size
+        data = np.fromfile(self.path, dtype=np.uint8, count=size, offset=start)
         return entry.type.decode(data.reshape(shape))
 
     def _place(self, name: str, shape: tuple[int, ...], code: int, offset: int) -> TensorEntry:
-        kind = next((one for one in TYPES.values() if one.code == code), None)
+        kind = next((one for one in READABLE.values() if one.code == code), None)
         if kind is None:
-            raise AthanorError(f"{self.path}: {name} is of ggml type {code}", allowed=", ".join(TYPES))
+            raise AthanorError(f"{self.path}: {name} is of ggml type {code}", allowed=", ".join(READABLE))
         if not shape or min(shape) < 1 or shape[-1] % kind.numbers or offset % ALIGNMENT:
             raise AthanorError(f"{self.path}: {name} of shape {list(shape)} at {offset} is malformed")
         size = math.prod(shape) // kind.numbers * kind.size

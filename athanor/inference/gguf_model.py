@@ -5,8 +5,9 @@ converter writes them (`conversion/`, `gguf-py/gguf/constants.py`).
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,25 @@ from athanor.base.errors import AthanorError
 from athanor.base.tables import quantity
 from athanor.inference.ggml import TYPES, NumberType
 from athanor.inference.gguf import ALIGNMENT, GgufFile, TensorPlan, Value, write_gguf
-from athanor.models.convert import Stored, fill, read_object, rows_of
+from athanor.inference.gguf_layout import (
+    Layout,
+    Part,
+    default_values,
+    fixed_tensors,
+    layout_of,
+    network_values,
+    notes_of,
+    parts_of,
+    turned,
+    unturned,
+)
+from athanor.models.config import TransformerConfig
+from athanor.models.convert import Stored, fill_one, read_object, rows_of
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import DOCUMENT, END, PIECES, Tokenizer
-
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # family: llama.cpp's name
-NAMES = {  # Hugging Face: llama.cpp
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-SETTINGS = {  # key after the architecture's name: our field
-    "context_length": "max_positions", "embedding_length": "width", "block_count": "layers",
-    "feed_forward_length": "hidden", "vocab_size": "vocabulary", "attention.head_count": "heads",
-    "attention.head_count_kv": "key_heads", "attention.key_length": "head_size", "attention.value_length": "head_size",
-    "attention.layer_norm_rms_epsilon": "norm_eps", "rope.dimension_count": "head_size", "rope.freq_base": "rope_base",
-}  # fmt: skip
-SAID = {*SETTINGS.values(), "kv_heads", "head_width", "tied"}  # fields of ours that the file says
 
 # llama.cpp cuts text before merging by the law that `tokenizer.ggml.pre` names. Our pattern and Qwen's, which it calls
 # "qwen2", cut alike: \s*[\r\n] and \s*[\r\n]+ both end at the last line end of a run of white space. What is left are
@@ -55,146 +53,161 @@ DIFFERENCES = (
     "letters and digits that Unicode 16 added (2024: 4,302 and 80, in scripts such as Garay and Todhri), which "
     "llama.cpp takes for signs; and an apostrophe before the old letter ſ (U+017F); no other text"
 )
+NOTES = "athanor.notes"
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # `enum llama_token_type`
 
 
-def write_model(source: Path, target: Path, kind: NumberType, about: Mapping[str, str]) -> None:
+def write_model(source: Path, target: Path, kind: NumberType, about: Mapping[str, str]) -> list[str]:
     """Write the checkpoint of a folder (weights not quantised) as a GGUF file, tensor by tensor.
 
     Args:
         kind: the number type of the matrices; `type_of` says which tensors keep another.
         about: `general.` keys: name, description, license …
 
+    Returns:
+        What a user of the file must know, as `notes_of` says it; the file's key `athanor.notes` has it too.
+
     Raises:
         AthanorError: llama.cpp has no such architecture, setting or tokenizer.
     """
     family, config = read_config(read_object(source / "config.json"), str(source / "config.json"))
-    check_config(family, config)
+    layout = layout_of(family, config)
     tokenizer = tokenizer_values(source)
     if len(tokenizer["tokenizer.ggml.tokens"]) != config.vocabulary:
         raise AthanorError(
             f"{source}: the tokenizer has {len(tokenizer['tokenizer.ggml.tokens'])} token ids, "
             f"the model {config.vocabulary}"
         )
-    with torch.device("meta"):
-        ours = LanguageModel(config).state_dict()
-    stored = Stored(source)
-
-    def plan(name: str, shape: tuple[int, ...]) -> TensorPlan:
-        heads = heads_of(name, family, config)
-        return TensorPlan(
-            our_name(name), shape, type_of(name, shape, kind), lambda: turned(stored.read(name, shape), heads)
-        )
-
-    plans = [plan(name, shape) for name, shape in their_shapes(family, config, ours)]
-    architecture, weights = ARCHITECTURES[family.name], sum(weight.numel() for weight in ours.values())
+    ours = shapes_of(config)
+    notes, network = notes_of(layout, config), network_values(layout, config)
     values: dict[str, Value] = {
-        "general.architecture": architecture, "general.type": "model",
-        "general.size_label": quantity(weights).replace(" ", ""),
+        "general.architecture": layout.architecture, "general.type": "model",
+        "general.size_label": quantity(sum(weight.numel() for weight in ours.values())).replace(" ", ""),
         **{f"general.{key}": text for key, text in about.items()},
         "general.file_type": kind.file_code, "general.quantization_version": 2, "general.alignment": ALIGNMENT,
-        **{f"{architecture}.{key}": getattr(config, field) for key, field in SETTINGS.items()}, **tokenizer,
+        **({NOTES: notes} if notes else {}),
+        **{f"{layout.architecture}.{key}": value for key, value in network.items()}, **tokenizer,
     }  # fmt: skip
+    checkpoint = Checkpoint(source, family, config, ours)
+    plans = [
+        TensorPlan(name, part.shape, type_of(name, part.shape, kind), partial(checkpoint.read, part))
+        for name, part in parts_of(layout, config, ours).items()
+    ]
+    for name, tensor in fixed_tensors(config).items():
+        plans.append(TensorPlan(name, tuple(tensor.shape), TYPES["F32"], partial(iter, [tensor])))
     write_gguf(target, values, plans)
+    return notes
 
 
-def read_model(file: GgufFile, folder: Path) -> LanguageModel:
-    """The network of `folder`'s config.json filled with a GGUF file's weights, in float32."""
+class Checkpoint:
+    """The tensors of a folder under our names; the last one is kept, since q, k and v are cut from the same."""
+
+    def __init__(self, folder: Path, family: Family, config: TransformerConfig, ours: Mapping[str, Tensor]):
+        self.stored, self.config, self.ours = Stored(folder), config, ours
+        self.rows = {name: (row, theirs) for name, row, theirs in rows_of(family, ours)}
+        self.last: tuple[str, Tensor] | None = None
+
+    def read(self, part: Part) -> Iterator[Tensor]:
+        """What the file's tensor is made of, one matrix at a time."""
+        for name in part.ours:
+            if self.last is None or self.last[0] != name:
+                self.last = None  # given back before the next is read
+                self.last = name, self.assemble(name)
+            yield turned(self.last[1][part.start : part.stop], part.heads)
+
+    def assemble(self, name: str) -> Tensor:
+        """One of our tensors, from the pieces that the folder stores."""
+        row, theirs = self.rows[name]
+        (first, *others), shape = row.pieces(self.config, self.ours[name]), self.ours[name].shape
+        if not others and first.shape == shape and first.is_contiguous():
+            return self.stored.read(theirs[0], row.stored_shape(self.config, first))
+        types = [self.stored.dtype_of(one) for one in theirs if one is not None]
+        whole = torch.empty(shape, dtype=reduce(torch.promote_types, types))
+        fill_one(whole, row, theirs, self.config, self.stored)
+        return whole
+
+
+def shapes_of(config: TransformerConfig) -> dict[str, Tensor]:
+    """Our tensors of a network, without their numbers."""
+    with torch.device("meta"):
+        return LanguageModel(config).state_dict()
+
+
+def read_model(file: GgufFile, folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """The network of `folder`'s config.json filled with a GGUF file's weights, computing in `dtype`.
+
+    Raises:
+        AthanorError: the file describes another network, or a tensor is missing, left over, of the wrong shape or not
+            finite.
+    """
     family, config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
+    layout = layout_of(family, config)
+    check_values(file, layout, config)
     with torch.device("meta"):
         model = LanguageModel(config)
-    model = model.to(torch.float32).to_empty(device="cpu")
-    fill(model, family, GgufTensors(file, family, config))  # type: ignore[arg-type]
+    model = model.to(dtype).to_empty(device="cpu")
+    ours = model.state_dict()
+    parts, fixed = parts_of(layout, config, ours), fixed_tensors(config)
+    left = sorted(set(file.tensors) - set(parts) - set(fixed))
+    if left:
+        raise AthanorError(f"{file.path}: {left[0]}: a {family.name} network of this config has no such tensor")
+    for name, part in parts.items():
+        for number, our_name in enumerate(part.ours):
+            tensor = read_part(file, name, part, number if part.stacked else None)
+            ours[our_name][part.start : part.stop] = unturned(tensor, part.heads)
+    for name, tensor in fixed.items():
+        found = read_part(file, name, Part((), 0, len(tensor), tuple(tensor.shape)), None)
+        if not torch.allclose(found, tensor, rtol=1e-5):
+            raise AthanorError(f"{file.path}: {name} is not what config.json says", fix="export the model again")
     return model.eval()
 
 
-class GgufTensors:
-    """A GGUF file's tensors under their Hugging Face names; what `fill` asks of a folder of safetensors."""
-
-    def __init__(self, file: GgufFile, family: Family, config: Any):
-        self.file, self.family, self.config = file, family, config
-        with torch.device("meta"):
-            ours = LanguageModel(config).state_dict()
-        known = {our_name(name): name for name, _ in their_shapes(family, config, ours)}
-        self.places = {known.get(name, name): name for name in file.tensors}
-
-    def where(self, name: str) -> str:
-        """File and tensor, for messages."""
-        return f"{self.file.path}: {self.places[name]}"
-
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor, of the shape asked for and finite."""
-        if name not in self.places:
-            raise AthanorError(f"{self.file.path}: the tensor {name} is missing")
-        tensor = self.file.read(self.places[name])
-        if tuple(tensor.shape) != shape or not bool(tensor.isfinite().all()):
-            raise AthanorError(f"{self.where(name)} is not finite, or not of shape {list(shape)}")
-        return unturned(tensor, heads_of(name, self.family, self.config))
-
-
-# -------------------------------------------------------------------------------------------------------- the tensors
-
-
-def check_config(family: Family, config: Any) -> None:
-    """Refuse a network of which llama.cpp's keys cannot say everything."""
-    if family.name not in ARCHITECTURES:
-        raise AthanorError(f"a {family.name} model cannot be exported as GGUF yet", allowed=", ".join(ARCHITECTURES))
-    plain = {field.name: field.default for field in fields(config)} | dict(family.fixed)
-    complete = config.complete()
-    odd = [name for name, value in plain.items() if name not in SAID and getattr(complete, name) != value]
-    if odd:
+def read_part(file: GgufFile, name: str, part: Part, number: int | None) -> Tensor:
+    """One matrix of the file, of the shape asked for and finite."""
+    if name not in file.tensors:
+        raise AthanorError(f"{file.path}: the tensor {name} is missing")
+    if file.tensors[name].shape != part.shape:
         raise AthanorError(
-            f"the GGUF keys of {family.name} that we write cannot say {odd[0]}={getattr(complete, odd[0])!r}",
-            allowed=f"{odd[0]}={plain[odd[0]]!r}", fix="athanor export --to hf",
-        )  # fmt: skip
+            f"{file.path}: {name} has shape {list(file.tensors[name].shape)}", allowed=f"{list(part.shape)}"
+        )
+    tensor = file.read(name, number)
+    if not bool(tensor.isfinite().all()):
+        raise AthanorError(f"{file.path}: {name} holds a number that is not finite (NaN or infinite)")
+    return tensor
 
 
-def their_shapes(family: Family, config: Any, ours: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Hugging Face name and shape of every tensor of a network."""
-    for name, row, their_names in rows_of(family, ours):
-        for their_name, place in zip(their_names, row.pieces(config, ours[name]), strict=True):
-            yield their_name, row.stored_shape(config, place)
-
-
-def our_name(name: str) -> str:
-    """llama.cpp's name of a Hugging Face tensor: model.layers.3.mlp.up_proj.weight is blk.3.ffn_up.weight."""
-    stem, _, last = name.rpartition(".")
-    if not stem.startswith("model.layers."):
-        return f"{NAMES[stem]}.{last}"
-    layer, _, rest = stem.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{NAMES[rest]}.{last}"
+def check_values(file: GgufFile, layout: Layout, config: TransformerConfig) -> None:
+    """Refuse a file whose keys describe another network than config.json: llama.cpp would compute that one."""
+    found = file.values.get("general.architecture")
+    if found != layout.architecture:
+        raise AthanorError(f"{file.path}: general.architecture is {found!r}", allowed=repr(layout.architecture))
+    start = layout.architecture + "."
+    told = {key.removeprefix(start): value for key, value in file.values.items() if key.startswith(start)}
+    expected = network_values(layout, config)
+    told = {key: value for key, value in default_values(config).items() if key in expected} | told
+    for key in sorted(told.keys() | expected.keys()):
+        one, other = told.get(key), expected.get(key)
+        near = isinstance(one, float) and isinstance(other, float) and math.isclose(one, other, rel_tol=1e-6)
+        if one != other and not near:
+            raise AthanorError(
+                f"{file.path}: {start}{key} is {one!r}, but config.json makes it {other!r}",
+                fix="take the config.json that belongs to the file",
+            )
 
 
 def type_of(name: str, shape: tuple[int, ...], kind: NumberType) -> NumberType:
     """The number type a tensor is stored in.
 
-    Vectors stay F32, as in all GGUF files. A matrix whose rows are no whole blocks becomes F16, as with llama.cpp's
-    converter. Embedding and head keep 8 bits in a Q4_0 file, as in our own INT4.
+    As with llama.cpp's own tools, vectors, learned positions and routers stay F32, and a matrix whose rows are no whole
+    blocks becomes F16. Embedding and head keep 8 bits in a Q4_0 file, as in our own INT4.
     """
-    if len(shape) == 1:
+    if len(shape) == 1 or name == "position_embd.weight" or name.endswith("ffn_gate_inp.weight"):
         return TYPES["F32"]
     if shape[-1] % kind.numbers:
         return TYPES["F16"]
-    if kind.name == "Q4_0" and name in ("model.embed_tokens.weight", "lm_head.weight"):
+    if kind.name == "Q4_0" and name in ("token_embd.weight", "output.weight"):
         return TYPES["Q8_0"]
     return kind
-
-
-def heads_of(name: str, family: Family, config: Any) -> int | None:
-    """How many heads of a tensor are to be turned: llama.cpp's `llama` rotates neighbours, the others halves."""
-    if ARCHITECTURES[family.name] != "llama":
-        return None
-    return {"q_proj": config.heads, "k_proj": config.key_heads}.get(name.split(".")[-2])
-
-
-def turned(weight: Tensor, heads: int | None) -> Tensor:
-    """Rows of each head from halves (r0 r1 … i0 i1 …) to neighbours (r0 i0 r1 i1 …)."""
-    return weight if heads is None else weight.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
-def unturned(weight: Tensor, heads: int | None) -> Tensor:
-    """The reverse of `turned`."""
-    return weight if heads is None else weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 # ------------------------------------------------------------------------------------------------------ the tokenizer

@@ -1,11 +1,14 @@
 """Taking a model out of the store: a Hugging Face folder with a model card, or a GGUF file, each with its receipt.
 
+An adapter leaves in PEFT's layout, or folded into the weights of its base (`recipes/adapters.py`).
+
 What is written is read again and compared before it gets its name; a result that is not what it was made from is
 deleted. Nothing half written is ever left under the name that was asked for.
 """
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from athanor.inference.gguf import GgufFile
 from athanor.inference.gguf_model import DIFFERENCES, read_model, read_tokenizer, write_model
 from athanor.inference.quantize import load_model
 from athanor.models.convert import INDEX, Stored, load_checkpoint, read_object, save_checkpoint
+from athanor.recipes.adapters import KIND, base_of, merge_checkpoint, refuse_others, to_peft
 from athanor.recipes.card import model_card
 from athanor.store.artifact import Artifact
 from athanor.tokens.template import jinja_source
@@ -42,13 +46,16 @@ class Source:
     Attributes:
         folder: its checkpoint.
         artifact: its record, if it comes from a store.
-        dense: the same weights as an ordinary checkpoint; the folder itself, unless it was quantised.
+        dense: the same weights as an ordinary checkpoint; the folder itself, unless it was quantised, or an adapter is
+            folded into them.
+        merged: what the receipt says about the adapter, if the artifact is one; the folder is then its base's.
     """
 
     folder: Path
     artifact: Artifact | None
     dense: Path
     tokenizer: Tokenizer
+    merged: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -65,9 +72,10 @@ def export(
     folder: Path, artifact: Artifact | None, target: Path, *, to: str, kind: str | None, dequantize: bool,
     licence: str | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write a model as `to` ('hf' or 'gguf') at `target`, and return the receipt that stands beside it.
+    """Write a model as `to` ('hf', 'gguf' or 'peft') at `target`, and return the receipt that stands beside it.
 
     Args:
+        artifact: its record; one of an adapter leaves as it is ('peft') or folded into its base.
         kind: number type, a name of TYPES; None: the one the weights are stored in.
         dequantize: allows an INT4 model, as the numbers that its codes stand for.
         licence: what the owner says; it goes into the model card and the GGUF keys.
@@ -76,32 +84,56 @@ def export(
         AthanorError: the model, the type or the target cannot be used; exit code 3: the result is not equal.
     """
     check_target(target, to, kind)
+    if to == "peft":
+        adapter = refuse_others(artifact, folder, kind, dequantize)
+        return written(target, to, lambda work: to_peft(adapter, work / "result", licence, progress))
+    base = base_of(artifact) if artifact is not None and artifact.kind == KIND else artifact
+    folder = folder if base is None else base.path
     tokenizer = equivalence.open_tokenizer(folder)
     if is_quantized(folder) and not dequantize:
-        parent = artifact.record["parents"].get("model") if artifact else None
+        parent = base.record["parents"].get("model") if base else None
         raise AthanorError(
             f"{folder.name} is quantised (INT4): other readers do not know its codes",
             allowed=f"the model it was made from{f', {parent}' if parent else ''}",
             fix="name that one; or add --dequantize to export the numbers that the codes stand for",
         )
+
+    def write(work: Path) -> dict[str, Any]:
+        source = prepare(folder, artifact, tokenizer, kind, work)
+        chosen = kind or stored_type(source.dense)
+        check_room(source, target, chosen)
+        return (to_hf if to == "hf" else to_gguf)(source, work / "result", chosen, licence, progress)
+
+    return written(target, to, write)
+
+
+def written(target: Path, to: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Let `write` fill the folder `result` of a hidden workplace, then give what it wrote its name."""
     work = target.parent / f".{target.name}.{os.getpid()}.tmp"
     try:
         (work / "result").mkdir(parents=True)
-        dense = folder
-        if is_quantized(folder):
-            dense = work / "dense"
-            dequantize_checkpoint(folder, dense, special_ids(tokenizer))
-            tokenizer.save(dense, jinja_source())
-        source = Source(folder, artifact, dense, tokenizer)
-        kind = kind or stored_type(dense)
-        check_room(source, target, kind)
-        receipt = (to_hf if to == "hf" else to_gguf)(source, work / "result", kind, licence, progress)
+        receipt = write(work)
         place(work / "result", target, to)
         return receipt
     except (OSError, SafetensorError) as problem:
         raise explain(problem, target) from problem
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def prepare(folder: Path, artifact: Artifact | None, tokenizer: Tokenizer, kind: str | None, work: Path) -> Source:
+    """The weights as an ordinary checkpoint: made numbers again if they are codes, with the adapter if there is one."""
+    dense, merged = folder, None
+    if is_quantized(folder):
+        dense = work / "dense"
+        dequantize_checkpoint(folder, dense, special_ids(tokenizer))
+        tokenizer.save(dense, jinja_source())
+    if artifact is not None and artifact.kind == KIND:
+        dtype = PLAIN_TYPES[kind if kind in PLAIN_TYPES else stored_type(dense)]
+        merged = merge_checkpoint(artifact, dense, work / "merged", dtype, special_ids(tokenizer))
+        dense = work / "merged"
+        tokenizer.save(dense, jinja_source())
+    return Source(folder, artifact, dense, tokenizer, merged)
 
 
 def to_hf(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:
@@ -145,6 +177,7 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
     receipt = {
         **head(source, "gguf", kind, "the file was read by Athanor's own reader, every tensor made numbers again"),
         "types": count_types(file),
+        "notes": list(file.values.get("athanor.notes", [])),
         "logits": compare_models(source, read_model(file, source.dense)),
         "token_ids": {
             **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values)),
@@ -164,7 +197,8 @@ def head(source: Source, to: str, kind: str, how: str) -> dict[str, Any]:
     files = {name: hash_file(source.folder / name) for name in travelling_files(source.folder)}
     return {
         "format": to, "type": kind, "how": how, "athanor": athanor.__version__, "torch": torch.__version__,
-        "source": {"model": source.name, "quantized": source.dense != source.folder, "files": files},
+        "source": {"model": source.name, "quantized": is_quantized(source.folder), "files": files},
+        **({} if source.merged is None else {"merged": source.merged}),
         "computed_in": str(compare_type(source) or "the stored type").removeprefix("torch."),
     }  # fmt: skip
 

@@ -73,6 +73,10 @@ STEPS = {
         ("before", "after", "corpus", "conversations"),
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
+    "import_adapter": Step(
+        "athanor.recipes.adapters:import_adapter", "ImportAdapterSettings", "adapter", ("base",),
+        fingerprint="fingerprint",
+    ),
     "index": Step(
         "athanor.data.index:index_documents", "IndexSettings", "index",
         ("corpus", "shards", "conversations", "pretrained", "finetuned"),

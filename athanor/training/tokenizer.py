@@ -1,11 +1,13 @@
 """The step that trains the tokenizer on the corpus and the conversations, and says how well it compresses them."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
+from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
@@ -13,10 +15,13 @@ from athanor.data.exercises import TRAIN
 from athanor.data.shards import read_shards
 from athanor.store.artifact import Artifact
 from athanor.tokens.conversation import Conversation
+from athanor.tokens.fertility import report
+from athanor.tokens.learn import Kind
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import SMALLEST_VOCABULARY, Tokenizer
 
 SAMPLE_LETTERS = 200_000  # of held-out text, to measure compression on
+CHATS = 4000  # turns of conversations, for the same
 
 
 class TokenizerSettings(Settings):
@@ -24,6 +29,9 @@ class TokenizerSettings(Settings):
 
     vocabulary: int = pydantic.Field(ge=SMALLEST_VOCABULARY)
     """Token ids, special tokens included."""
+    kind: Kind = "bpe"
+    """bpe (bytes merged by frequency) or unigram (likeliest pieces), both exact; wordpiece (BERT's), which loses how
+    words are spaced and writes words with unknown letters as [UNK]."""
     max_bytes: int = pydantic.Field(default=200_000_000, ge=1)
     """Bytes of corpus text to learn from; the rest is not read."""
 
@@ -31,19 +39,26 @@ class TokenizerSettings(Settings):
 def train_tokenizer(
     settings: TokenizerSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja.
+    """Write tokenizer.json, tokenizer_config.json, chat_template.jinja and fertility.json.
 
-    Measures bytes per token over the held-out documents and the conversations (fertility: fewer tokens are better).
+    Measures bytes per token over the held-out documents and the conversations; fertility.json says for each language
+    of the held-out documents what a word costs in tokens, and what is lost.
     """
-    progress.start("learning merges from text", None, "B")
-    tokenizer = Tokenizer.train(_texts(settings, parents, progress), settings.vocabulary)
+    progress.start("learning the vocabulary from text", None, "B")
+    tokenizer = Tokenizer.train(_texts(settings, parents, progress), settings.vocabulary, settings.kind)
     progress.finish(vocabulary=tokenizer.vocabulary)
     tokenizer.save(folder, jinja_source())
-    documents = [document.text for document in read_shards(parents["corpus"], "heldout")]
-    chats = [turn.content for turn in _turns(parents["conversations"], most=4000)]
+    heldout = read_shards(parents["corpus"], "heldout")
+    languages: defaultdict[str, list[str]] = defaultdict(list)
+    for language, text in _sample((row.language or "unknown", row.text) for row in heldout):
+        languages[language].append(text)
+    documents = [text for texts in languages.values() for text in texts]
+    chats = [text for _, text in _sample(("", turn.content) for turn in _turns(parents["conversations"], CHATS))]
     measured: dict[str, Any] = {"vocabulary": tokenizer.vocabulary}
     for name, texts in (("documents", documents), ("conversations", chats)):
         measured[f"bytes_per_token_{name}"] = round(_bytes_per_token(tokenizer, texts), 4)
+    if documents:
+        write_json(folder / "fertility.json", [row.as_row() for row in report(tokenizer, languages)])
     return measured
 
 
@@ -66,12 +81,16 @@ def _turns(conversations: Artifact, most: int | None = None) -> Iterator[Any]:
         yield from Conversation.from_row(row).turns
 
 
-def _bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float:
-    sample, letters = [], 0
-    for text in texts:
-        sample.append(text[: SAMPLE_LETTERS - letters])
-        letters += len(sample[-1])
-        if letters >= SAMPLE_LETTERS:
+def _sample(rows: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """(language, text) up to SAMPLE_LETTERS, the last text cut."""
+    left = SAMPLE_LETTERS
+    for language, text in rows:
+        yield language, text[:left]
+        left -= len(text)
+        if left <= 0:
             break
-    count = sum(len(ids) for ids in tokenizer.encode_batch(sample))
-    return sum(len(text.encode()) for text in sample) / max(1, count)
+
+
+def _bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float:
+    count = sum(len(ids) for ids in tokenizer.encode_corpus(texts))
+    return sum(len(text.encode()) for text in texts) / max(1, count)

@@ -1,19 +1,21 @@
-"""athanor export: a model as a Hugging Face folder or a GGUF file."""
+"""athanor export: a model as a Hugging Face folder or a GGUF file, an adapter as a PEFT folder."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from athanor.base.errors import AthanorError
 from athanor.base.words import say
-from athanor.verbs.options import find_model, json_option, print_json, store_option
+from athanor.store.artifact import Artifact, Store, find_store
+from athanor.verbs.options import find_artifact, find_model, json_option, latest, print_json, store_option
 
 ORDER = ("finetune", "pretrain")  # the newest model that is not quantised
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 TO = (
-    "hf: a folder for transformers; gguf: a file for llama.cpp",
-    "hf：transformers 目录；gguf：llama.cpp 文件",
+    "hf: a folder for transformers; gguf: a file for llama.cpp; peft: an adapter's folder for peft",
+    "hf：transformers 目录；gguf：llama.cpp 文件；peft：peft 适配器目录",
 )
 TYPE = (
     "number type (default: as stored); q8_0 and q4_0 for gguf only",
@@ -27,10 +29,11 @@ DEQUANTIZE = (
 
 @click.command(
     epilog="\b\nExample:  athanor export --to gguf --type q8_0 && llama-cli -m model-*.gguf\n"
-    "          athanor export model-1f2e3d4c --to hf --out ~/my-model --license apache-2.0"
+    "          athanor export model-1f2e3d4c --to hf --out ~/my-model --license apache-2.0\n"
+    "          athanor export adapter-5a6b7c8d --to peft --out ~/my-adapter"
 )
 @click.argument("model", required=False)
-@click.option("--to", type=click.Choice(["hf", "gguf"]), required=True, help=say(*TO))
+@click.option("--to", type=click.Choice(["hf", "gguf", "peft"]), required=True, help=say(*TO))
 @click.option("--type", "kind", type=click.Choice(TYPES, case_sensitive=False), help=say(*TYPE))
 @click.option("--out", metavar="PATH", help=say("where to (default: here, by its name)", "输出位置（默认：当前目录）"))
 @click.option("--license", "licence", metavar="NAME", help=say("licence to state, such as apache-2.0", "声明的许可证"))
@@ -43,15 +46,16 @@ def command(
 ) -> None:  # fmt: skip
     """Write MODEL (an artifact's name, a checkpoint's folder, or the newest unquantised model of the store).
 
-    What was written is read again and compared with the model; the receipt stands beside it.
+    What was written is read again and compared with the model; the receipt stands beside it. An adapter is folded into
+    its base for --to hf and gguf.
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
     from athanor.recipes.export import export, receipt_of
 
-    folder, artifact = find_model(store, model, ORDER)
+    folder, artifact = find_leaving(store, model, to)
     name = artifact.id if artifact else folder.resolve().name
-    ending = f"-{kind or 'model'}.gguf" if to == "gguf" else "-hf"
+    ending = f"-{kind or 'model'}.gguf" if to == "gguf" else f"-{to}"
     target = Path(out).expanduser() if out else Path(name + ending)
     progress = make_progress(StopRequest().listen())
     receipt = export(
@@ -64,10 +68,46 @@ def command(
     show(receipt, target, receipt_of(target) if to == "gguf" else target / "receipt.json")
 
 
+def find_leaving(store: str | None, name: str | None, to: str) -> tuple[Path, Artifact | None]:
+    """What is to be exported: a model, or an artifact that is an adapter."""
+    if name and (Path(name).expanduser() / "adapter_config.json").is_file():
+        raise AthanorError(
+            f"{name} is a folder that holds an adapter", fix=f"athanor import {name} --base MODEL, then export that"
+        )
+    if name is None and to == "peft":
+        artifact = latest_adapter(find_store(store))
+    elif name is None or (Path(name).expanduser() / "config.json").is_file():
+        return find_model(store, name, ORDER)
+    else:
+        artifact = find_artifact(find_store(store), name)
+    if artifact.kind != "adapter":
+        return find_model(store, name, ORDER)
+    artifact.verify()
+    return artifact.path, artifact
+
+
+def latest_adapter(store: Store) -> Artifact:
+    """The newest adapter of a store."""
+    try:
+        return latest(store, "adapter")
+    except AthanorError as problem:
+        raise AthanorError(problem.what, fix="athanor import ADAPTER_FOLDER --base MODEL makes one") from problem
+
+
 def show(receipt: dict[str, Any], target: Path, place: Path) -> None:
     """The receipt in a few lines."""
+    if receipt["format"] == "peft":
+        show_adapter(receipt, target, place)
+        return
     logits, ids, chats = receipt["logits"], receipt["token_ids"], receipt["chat_template"]
     click.echo(f"→ {target} ({receipt['type']})")
+    if "merged" in receipt:
+        merged = receipt["merged"]
+        lost = f"{merged['logits']['max_logit_difference']:.3g} · KL {merged['logits']['kl_mean']:.2g}"
+        click.echo("  " + say(
+            f"{merged['adapter']} folded into {merged['base']}: largest logit difference from the two apart {lost}",
+            f"{merged['adapter']} 已并入 {merged['base']}：与未并入时的 logit 最大差 {lost}",
+        ))  # fmt: skip
     if "types" in receipt and len(receipt["types"]) > 1:
         counts = ", ".join(f"{count} {name}" for name, count in receipt["types"].items())
         click.echo("  " + say(f"tensors: {counts}", f"张量：{counts}"))
@@ -82,4 +122,17 @@ def show(receipt: dict[str, Any], target: Path, place: Path) -> None:
     if "known_differences" in ids:
         click.echo("  " + say(f"token ids in llama.cpp differ for: {ids['known_differences']}",
                               f"llama.cpp 中词元不同的文字：{ids['known_differences']}"))  # fmt: skip
+    click.echo("  " + say(f"receipt: {place}", f"回执：{place}"))
+
+
+def show_adapter(receipt: dict[str, Any], target: Path, place: Path) -> None:
+    """The receipt of a PEFT folder in two lines."""
+    base, logits, adapted = receipt["source"]["base"], receipt["logits"], receipt["adapted"]
+    click.echo(say(f"→ {target} (an adapter of {base})", f"→ {target}（{base} 的适配器）"))
+    click.echo("  " + say(
+        f"same greedy answers {logits['greedy_answers_same']}/{logits['prompts']} · largest logit difference "
+        f"{logits['max_logit_difference']:.3g} · it moves the base by up to {adapted['max_logit_difference']:.3g}",
+        f"贪心回答一致 {logits['greedy_answers_same']}/{logits['prompts']} · logit 最大差 "
+        f"{logits['max_logit_difference']:.3g} · 它使基座的 logit 至多改变 {adapted['max_logit_difference']:.3g}",
+    ))  # fmt: skip
     click.echo("  " + say(f"receipt: {place}", f"回执：{place}"))

@@ -195,10 +195,10 @@ def test_a_full_disk_leaves_nothing(words: tuple[str, ...], checkpoint: Path, ve
 
 def test_a_family_that_llama_cpp_does_not_know_from_us(tokenizer: Tokenizer, verb: Verb, tmp_path: Path) -> None:
     biases = {"bias_qkv": True, "bias_out": True, "bias_mlp": True}
-    changed = {"position": "learned", "norm": "layer", "mlp": "gelu_tanh", "kv_heads": None, **biases}
-    make_checkpoint(tmp_path / "gpt2", tokenizer, **changed)
-    assert "a gpt2 model cannot" in verb("export", tmp_path / "gpt2", "--to", "gguf", code=2)
-    assert "same greedy answers 11/11" in verb("export", tmp_path / "gpt2", "--to", "hf")
+    changed = {"position": "learned", "position_offset": 2, "norm": "layer", "norm_eps": 1e-5, "mlp": "relu", **biases}
+    make_checkpoint(tmp_path / "opt", tokenizer, kv_heads=None, **changed)
+    assert "opt models cannot be exported as GGUF" in verb("export", tmp_path / "opt", "--to", "gguf", code=2)
+    assert "same greedy answers 11/11" in verb("export", tmp_path / "opt", "--to", "hf")
     assert leftovers(tmp_path) == []
 
 

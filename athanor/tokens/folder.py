@@ -1,0 +1,251 @@
+"""Reads the tokenizer of any model's folder: tokenizer.json, or the older files that it replaced.
+
+Everything in the folder is data. A tokenizer that exists only as Python code (`auto_map`) is refused.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import read_json
+from athanor.tokens import pipelines
+from athanor.tokens.letters import BYTE_TO_LETTER
+from athanor.tokens.pipelines import Built, Special, token_name
+from athanor.tokens.sentencepiece import SentencePieceModel
+
+TEMPLATE = "chat_template.jinja"
+NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # as in tokenizer_config.json, with `_token` behind
+FILES = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model or *.tiktoken"
+BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
+
+
+@dataclass(frozen=True)
+class TokenizerFolder:
+    """What a folder says about its tokenizer.
+
+    Attributes:
+        config: tokenizer_config.json, with the names of special_tokens_map.json and of the class added.
+        chat_template: Jinja, never run here.
+    """
+
+    core: tokenizers.Tokenizer
+    config: dict[str, Any]
+    chat_template: str | None
+
+
+def read_folder(folder: Path) -> TokenizerFolder:
+    """Read whatever tokenizer a folder holds.
+
+    Raises:
+        AthanorError: there is none, it is damaged, it is Python code, or how it cuts text is not known.
+    """
+    config = _config(folder)
+    _refuse_code(folder, config)
+    template = _template(folder, config)
+    name = _class_name(folder, config)
+    whole = folder / "tokenizer.json"
+    core, special = (
+        _guard(whole, lambda: _from_json(whole, name, config)) if whole.is_file() else _build(folder, name, config)
+    )
+    for role, spelling in special.items():
+        config.setdefault(f"{role}_token", spelling)
+    _add_named(core, config)
+    if not whole.is_file():
+        config.setdefault("tokenizer_class", BACKEND)
+        pipelines.add_frame(core, name, config, {role: token_name(config, role) or "" for role in special})
+    core.no_truncation()
+    core.no_padding()
+    return TokenizerFolder(core, config, template)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise AthanorError(f"{path} is not a JSON object")
+    older = folder / "special_tokens_map.json"
+    if older.is_file() and "added_tokens_decoder" not in config:
+        named = read_json(older)
+        if not isinstance(named, dict):
+            raise AthanorError(f"{older} is not a JSON object")
+        config.update(named)
+    return config
+
+
+def _refuse_code(folder: Path, config: Mapping[str, Any]) -> None:
+    code = config.get("auto_map")
+    code = code.get("AutoTokenizer") if isinstance(code, Mapping) else code
+    named = [str(one) for one in code if one] if isinstance(code, list | tuple) else [str(code)] if code else []
+    named += sorted(path.name for path in folder.glob("tokenization_*.py"))
+    if named:
+        raise AthanorError(
+            f"{folder} has a tokenizer made of Python code ({', '.join(named)}), and foreign code is never run",
+            allowed=FILES,
+            fix="where you trust the code, load it with transformers and `save_pretrained` it: that writes "
+            "tokenizer.json; then remove `auto_map` and the Python files",
+        )
+
+
+def _template(folder: Path, config: dict[str, Any]) -> str | None:
+    path = folder / TEMPLATE
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    found = config.get("chat_template")
+    if isinstance(found, list):  # several, each with a name
+        named = {row.get("name"): row.get("template") for row in found if isinstance(row, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
+    """The tokenizer's class without "Fast", by the name under which we know it; empty: none is named."""
+    name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
+    if name in ("", "PreTrainedTokenizer", "TokenizersBackend"):
+        model = folder / "config.json"
+        told = read_json(model) if model.is_file() else {}
+        told = told if isinstance(told, dict) else {}
+        name = str(told.get("tokenizer_class") or "").removesuffix("Fast")
+        if not name:
+            name = pipelines.CLASSES.get(str(told.get("model_type")), "")
+    return pipelines.CLASSES.get(name, name)
+
+
+def _from_json(path: Path, name: str, config: Mapping[str, Any]) -> Built:
+    core = tokenizers.Tokenizer.from_file(str(path))
+    if name == "LlamaTokenizer" and "ByteLevel" not in repr(core.pre_tokenizer):
+        pipelines.llama_spaces(core, config)
+    return core, {}
+
+
+def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
+    """A tokenizer from the files that came before tokenizer.json."""
+    for spelling in ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"):
+        path = folder / spelling
+        if path.is_file() and not _is_ranks(path):
+            model = SentencePieceModel.read(path)
+            return _guard(path, lambda: pipelines.from_sentencepiece(name, model, config))  # noqa: B023 - called here
+    ranks = [*sorted(folder.glob("*.tiktoken")), folder / "tiktoken.model", folder / "tokenizer.model"]
+    for path in ranks:
+        if path.is_file():
+            table = _read_ranks(path)
+            return _guard(path, lambda: pipelines.from_tiktoken(table, BYTE_TO_LETTER))  # noqa: B023 - called here
+    path = folder / "vocab.json"
+    if path.is_file() and (folder / "merges.txt").is_file():
+        vocabulary, merges = _read_vocabulary(path), _read_merges(folder / "merges.txt")
+        return _guard(path, lambda: pipelines.from_merges(name, vocabulary, merges, config))
+    path = folder / "vocab.txt"
+    if path.is_file():
+        words = path.read_text(encoding="utf-8").split("\n")
+        words = [word.rstrip("\r") for word in (words[:-1] if words and not words[-1] else words)]
+        return _guard(path, lambda: pipelines.from_words(name, words, config))
+    raise AthanorError(
+        f"{folder} has no tokenizer.json and nothing older in its place", allowed=FILES,
+        fix="name a folder that a tokenizer or model is in",
+    )  # fmt: skip
+
+
+def _guard(path: Path, read: Callable[[], Built]) -> Built:
+    try:
+        return read()
+    except AthanorError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - the library raises bare Exception for a damaged file
+        raise AthanorError(f"{path} cannot be read as a tokenizer: {problem}") from None
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    vocabulary = read_json(path)
+    if not isinstance(vocabulary, dict) or not all(isinstance(index, int) for index in vocabulary.values()):
+        raise AthanorError(f"{path} is not an object of tokens and ids")
+    return vocabulary
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    merges = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        line = line.rstrip("\r")
+        if not line or line.startswith("#version"):
+            continue
+        left, space, right = line.partition(" ")
+        if not (left and space and right) or " " in right:
+            raise AthanorError(f"{path}, line {number}: {line!r:.80} is no merge", allowed="two tokens and one space")
+        merges.append((left, right))
+    return merges
+
+
+def _is_ranks(path: Path) -> bool:
+    """Whether a .model file is text of the tiktoken form and no protocol buffer."""
+    with open(path, "rb") as file:
+        line = file.readline(4096)
+    return _rank(line) is not None
+
+
+def _rank(line: bytes) -> tuple[bytes, int] | None:
+    parts = line.split()
+    try:
+        return (base64.b64decode(parts[0], validate=True), int(parts[1])) if len(parts) == 2 else None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _read_ranks(path: Path) -> dict[bytes, int]:
+    """tiktoken's file: a token's bytes in base64, a space, its id, one token per line."""
+    table = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        row = _rank(line)
+        if row is None:
+            raise AthanorError(f"{path}, line {number}: {line!r:.80}", allowed="a token in base64, a space, its id")
+        table[row[0]] = row[1]
+    if len({byte for byte in table if len(byte) == 1}) < 256:
+        raise AthanorError(f"{path} does not hold all 256 single bytes", fix="the file is damaged: copy it again")
+    return table
+
+
+def _add_named(core: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Add the special tokens that the configuration names and the vocabulary file does not mark.
+
+    Raises:
+        AthanorError: the configuration gives a token another id than it gets.
+    """
+    table = config.get("added_tokens_decoder")
+    listed = {int(index): _added(row) for index, row in table.items()} if isinstance(table, Mapping) else {}
+    known = {repr(token) for token in core.get_added_tokens_decoder().values()}
+    core.add_tokens([token for _, token in sorted(listed.items()) if repr(token) not in known])
+    for index, token in listed.items():
+        if core.token_to_id(token.content) != index:
+            raise AthanorError(
+                f"tokenizer_config.json gives {token.content!r} the id {index}, but the vocabulary "
+                f"{core.token_to_id(token.content)}", fix="the files do not belong together: copy them again",
+            )  # fmt: skip
+    marked = {token.content for token in core.get_added_tokens_decoder().values()}
+    wanted = [token_name(config, role) for role in NAMES] + _more(config)
+    new = [spelling for spelling in dict.fromkeys(wanted) if spelling and spelling not in marked]
+    core.add_special_tokens([tokenizers.AddedToken(spelling, special=True) for spelling in new])
+
+
+def _added(row: Any) -> tokenizers.AddedToken:
+    flags = {name: bool(row[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in row}
+    return tokenizers.AddedToken(str(row["content"]), special=bool(row.get("special", False)), **flags)
+
+
+def _more(config: Mapping[str, Any]) -> list[str]:
+    """Special tokens without a role, which older configurations call additional and newer ones extra."""
+    found: list[str] = []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        rows = config.get(key) or []
+        rows = list(rows.values()) if isinstance(rows, Mapping) else rows
+        found += [str(row["content"] if isinstance(row, Mapping) else row) for row in rows]
+    return found
+
+
+def special_by_role(config: Mapping[str, Any]) -> Special:
+    """The named special tokens of a configuration."""
+    return {role: spelling for role in NAMES if (spelling := token_name(config, role))}

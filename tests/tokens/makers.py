@@ -1,0 +1,166 @@
+"""Tiny tokenizers of the published kinds, trained here, written as the files their models come with."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from athanor.tokens import pipelines
+from tests.tokens.samples import LEARN
+
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+
+def write(folder: Path, name: str, value: Any) -> None:
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), "utf-8")
+
+
+def byte_level(pre: pre_tokenizers.PreTokenizer, size: int, special: list[str], end: str = "") -> tokenizers.Tokenizer:
+    core = tokenizers.Tokenizer(models.BPE(**({"end_of_word_suffix": end} if end else {})))
+    core.pre_tokenizer = pre
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(LEARN, trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=ALPHABET, show_progress=False,
+        **({"end_of_word_suffix": end} if end else {}),
+    ))  # fmt: skip
+    return core
+
+
+def write_merges(core: tokenizers.Tokenizer, folder: Path, move: dict[str, int] | None = None) -> None:
+    model = json.loads(core.to_str())["model"]
+    write(folder, "vocab.json", model["vocab"] | (move or {}))
+    write(folder, "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+
+
+def gpt2(folder: Path) -> None:
+    """vocab.json and merges.txt, <|endoftext|> last."""
+    core = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), 600, [])
+    write_merges(core, folder, {"<|endoftext|>": core.get_vocab_size()})
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 1024})
+
+
+def roberta(folder: Path) -> None:
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    core = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), 600, special)
+    write_merges(core, folder)
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"})
+
+
+def clip(folder: Path) -> None:
+    """Lower case and </w>: the alphabet stands in the vocabulary twice."""
+    core = byte_level(
+        pre_tokenizers.Sequence([
+            pre_tokenizers.Split(tokenizers.Regex(pipelines.CLIP), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]), 900, [], "</w>",
+    )  # fmt: skip
+    model = json.loads(core.to_str())["model"]
+    vocab = model["vocab"]
+    for letter in ALPHABET:
+        vocab.setdefault(letter, len(vocab))
+        vocab.setdefault(letter + "</w>", len(vocab))
+    for token in ("<|startoftext|>", "<|endoftext|>"):
+        vocab[token] = len(vocab)
+    write(folder, "vocab.json", vocab)
+    write(folder, "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer"})
+
+
+def bert(folder: Path) -> None:
+    core = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer()
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.train_from_iterator(LEARN, trainers.WordPieceTrainer(
+        vocab_size=500, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False
+    ))  # fmt: skip
+    words = sorted(core.get_vocab().items(), key=lambda row: row[1])
+    write(folder, "vocab.txt", "".join(f"{word}\n" for word, _ in words))
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+
+
+def llama3(folder: Path) -> None:
+    """tokenizer.json with ignore_merges, a Split pattern, and special tokens behind the vocabulary."""
+    core = byte_level(pipelines.cut_by(pipelines.CL100K), 700, [])
+    saved = json.loads(core.to_str())
+    saved["model"]["ignore_merges"] = True
+    core = tokenizers.Tokenizer.from_str(json.dumps(saved))
+    core.add_special_tokens(["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"])
+    core.post_processor = processors.TemplateProcessing(
+        single=["<|begin_of_text|>", "$A"], pair=["<|begin_of_text|>", "$A", "<|begin_of_text|>", "$B"],
+        special_tokens=[("<|begin_of_text|>", core.token_to_id("<|begin_of_text|>"))],
+    )  # fmt: skip
+    core.save(str(folder / "tokenizer.json"))
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
+        "chat_template": "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    })  # fmt: skip
+
+
+def qwen(folder: Path) -> None:
+    """tokenizer.json with NFC, and added tokens that are not special (<think>)."""
+    core = byte_level(pipelines.cut_by(pipelines.QWEN2), 700, [])
+    core.normalizer = normalizers.NFC()
+    core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    core.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    core.save(str(folder / "tokenizer.json"))
+    added = {str(index): {"content": token.content, "lstrip": False, "rstrip": False, "single_word": False,
+                          "normalized": token.normalized, "special": token.special}
+             for index, token in core.get_added_tokens_decoder().items()}  # fmt: skip
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None,
+        "bos_token": None, "added_tokens_decoder": added, "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+    })  # fmt: skip
+    write(folder, "chat_template.jinja", TEMPLATE)
+
+
+def tiktoken_file(folder: Path) -> None:
+    """Byte ranks in base64, as OpenAI's and Llama 3's."""
+    from athanor.tokens.letters import bytes_of
+
+    core = byte_level(pipelines.cut_by(pipelines.CL100K), 700, [])
+    rows = sorted((index, bytes_of(token)) for token, index in core.get_vocab().items())
+    write(folder, "tokenizer.model", "".join(f"{base64.b64encode(data or b'').decode()} {i}\n" for i, data in rows))
+
+
+def sentencepiece(folder: Path, name: str, **options: Any) -> None:
+    """Train with the sentencepiece package and write its model under `name`."""
+    import pytest
+
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    stream = io.BytesIO()
+    lines = [line for text in LEARN for line in text.split("\n") if line.strip()]
+    trainer.train(sentence_iterator=iter(lines), model_writer=stream, minloglevel=2, **options)
+    (folder / name).write_bytes(stream.getvalue())
+
+
+def t5(folder: Path) -> None:
+    """Unigram with the table of characters of NMT-NFKC; <pad> </s> <unk> first, sentinels behind."""
+    sentencepiece(
+        folder, "spiece.model", vocab_size=330, model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "T5Tokenizer", "extra_ids": 10})
+
+
+def llama2(folder: Path, **config: Any) -> None:
+    """BPE with byte fallback, text left as it is."""
+    sentencepiece(
+        folder, "tokenizer.model", vocab_size=700, model_type="bpe", byte_fallback=True, split_digits=True,
+        normalization_rule_name="identity", add_dummy_prefix=True, remove_extra_whitespaces=False,
+        character_coverage=0.99, allow_whitespace_only_pieces=True,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+        "add_bos_token": True, **config,
+    })  # fmt: skip
+
+
+MAKERS = {
+    "gpt2": gpt2, "roberta": roberta, "clip": clip, "bert": bert, "llama3": llama3, "qwen": qwen, "t5": t5,
+    "llama2": llama2,
+}  # fmt: skip

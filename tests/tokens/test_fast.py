@@ -1,0 +1,200 @@
+"""The fast encoder: the reference's ids on every text, and no fast encoder where that cannot be proven."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
+
+from athanor.tokens import fast, pipelines
+from athanor.tokens.fast import fast_encoder
+from athanor.tokens.letters import letters_of
+from athanor.tokens.tokenizer import Tokenizer
+from tests.tokens import makers
+from tests.tokens.samples import LEARN, NASTY, random_texts, random_words, real_texts
+
+ADVERSARIAL = [
+    " " * 5_000, " " * 70_000 + "x", "\n" * 70_000, " \n" * 40_000, "\t " * 40_000 + "end", "a" * 20_000, "=" * 20_000,
+    "\u3000\u00a0" * 40_000, "ab" * 10_000, "好" * 5_000, "'" * 3_000, "1" * 3_000, "x " * 3_000, "🙂" * 2_000,
+]  # fmt: skip
+TEXTS = [*NASTY, *LEARN[:6], *random_texts(400), *random_words(150), "x<think> a</think>y", "e\u0301<think>"]
+
+
+@pytest.fixture(scope="module")
+def ours() -> Tokenizer:
+    return Tokenizer.train(LEARN, 900)
+
+
+@pytest.fixture(scope="module", params=["ours", "gpt2", "llama3", "qwen", "roberta", "ranks"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ours: Tokenizer) -> Tokenizer:
+    if request.param == "ours":
+        return ours
+    folder = tmp_path_factory.mktemp(request.param)
+    makers.tiktoken_file(folder) if request.param == "ranks" else makers.MAKERS[request.param](folder)
+    return Tokenizer.load(folder)
+
+
+def reference(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    rows = tokenizer._plain.encode_batch(texts, add_special_tokens=False)
+    return [row.ids for row in rows]
+
+
+def assert_same(tokenizer: Tokenizer, texts: list[str]) -> None:
+    assert tokenizer.prepare_fast()
+    expected = reference(tokenizer, texts)
+    for text, ids, fast_ids in zip(texts, expected, tokenizer.encode_corpus(texts), strict=True):
+        assert fast_ids.dtype == np.uint32
+        assert fast_ids.tolist() == ids, text[:200]
+        assert tokenizer.encode(text) == ids
+    assert tokenizer.encode_batch(texts) == expected
+
+
+def test_the_ids_are_the_references(tokenizer: Tokenizer) -> None:
+    assert_same(tokenizer, TEXTS)
+
+
+def test_the_ids_are_the_references_on_endless_runs(tokenizer: Tokenizer) -> None:
+    assert_same(tokenizer, ADVERSARIAL)
+
+
+def test_a_million_spaces_do_not_overflow_the_stack(ours: Tokenizer) -> None:
+    assert_same(ours, [" " * 1_100_000 + "x"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from(" \n\t\r'sſ12aé好🙂")))
+def test_the_ids_are_the_references_on_any_text(ours: Tokenizer, text: str) -> None:
+    assert_same(ours, [text])
+
+
+@pytest.mark.parametrize("name", ["udhr", "en_gutenberg", "zh_poetry", "langid_sentences"])
+def test_the_ids_are_the_references_on_real_text(name: str) -> None:
+    texts = real_texts(name, 388, letters=5_000)
+    tokenizer = Tokenizer.train([*texts[::3], *LEARN], 3000)
+    assert_same(tokenizer, texts)
+
+
+def test_every_character_between_others(ours: Tokenizer) -> None:
+    every = [chr(code) for code in range(0, 0x110000, 7) if not 0xD800 <= code <= 0xDFFF]
+    texts = ["".join(every[place : place + 500]) for place in range(0, len(every), 500)]
+    texts += [" ".join(every[place : place + 500]) for place in range(0, len(every), 5_000)]
+    texts += ["'".join(every[place : place + 500]) for place in range(0, len(every), 5_000)]
+    assert_same(ours, texts)
+
+
+def test_both_libraries_know_the_same_letters_digits_and_spaces() -> None:
+    assert fast._same_classes()
+
+
+def test_half_a_surrogate_pair_is_an_error_in_both(ours: Tokenizer) -> None:
+    assert ours.prepare_fast()
+    for encode in (ours.encode, lambda text: list(ours.encode_corpus([text])), ours._plain.encode):
+        with pytest.raises((UnicodeEncodeError, TypeError)):
+            encode("x\ud800y")
+
+
+# ------------------------------------------------------------------------------------------ where it must not be used
+
+
+def with_model(change: Any, pre: pre_tokenizers.PreTokenizer | None = None) -> tokenizers.Tokenizer:
+    """Our tokenizer with its JSON changed."""
+    told = json.loads(Tokenizer.train(LEARN, 500).core.to_str())
+    change(told)
+    core = tokenizers.Tokenizer.from_str(json.dumps(told))
+    core.encode_special_tokens = True
+    return core
+
+
+def swap_merges(told: dict[str, Any]) -> None:
+    """A merge that needs a part made only later."""
+    merges = told["model"]["merges"]
+    late = next(place for place, (left, right) in enumerate(merges) if len(left) > 1 and place > 20)
+    merges.insert(0, merges.pop(late))
+
+
+def add_word_that_no_merge_makes(told: dict[str, Any]) -> None:
+    told["model"]["ignore_merges"] = True
+    told["model"]["vocab"]["qzqz"] = len(told["model"]["vocab"])
+
+
+@pytest.mark.parametrize("change", [
+    swap_merges, add_word_that_no_merge_makes,
+    lambda told: told["model"].update(dropout=0.1),
+    lambda told: told["model"].update(end_of_word_suffix="</w>", merges=[]),
+    lambda told: told.update(normalizer={"type": "Lowercase"}),
+    lambda told: told["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+    lambda told: told["pre_tokenizer"]["pretokenizers"][1].update(use_regex=True),
+    lambda told: told["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\w+|\W"),
+    lambda told: told["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"),
+    lambda told: told["model"]["vocab"].pop(letters_of(b"\xff")),
+])  # fmt: skip
+def test_what_is_not_exact_is_left_to_the_reference(change: Any) -> None:
+    assert fast_encoder(with_model(lambda told: None)) is not None
+    assert fast_encoder(with_model(change)) is None
+
+
+def build(merges: list[tuple[bytes, bytes]], ids: list[bytes] | None = None) -> tokenizers.Tokenizer:
+    tokens = ids or [*(bytes([byte]) for byte in range(256)), *dict.fromkeys(a + b for a, b in merges)]
+    pairs = [(letters_of(left), letters_of(right)) for left, right in merges]
+    vocabulary = {letters_of(token): index for index, token in enumerate(tokens)}
+    core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return core
+
+
+def test_a_pair_that_is_no_merge_but_spells_a_token_is_seen() -> None:
+    """With (a,b), (ab,c) and (b,c), the letters "bc" before "ab": the token abc is made of a and bc, no listed pair."""
+    assert fast_encoder(build([(b"a", b"b"), (b"ab", b"c"), (b"b", b"c")])) is not None
+    assert fast_encoder(build([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")])) is None
+
+
+def test_a_tokenizer_without_a_fast_path_encodes_by_the_reference(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(build([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]))
+    texts = ["abc abcab " * 30_000, "cab", ""]
+    assert [ids.tolist() for ids in tokenizer.encode_corpus(texts)] == reference(tokenizer, texts)
+    assert not tokenizer.prepare_fast()
+
+
+def test_ids_need_not_be_in_the_order_of_merging() -> None:
+    merges = [(b"a", b"b"), (b"ab", b"c"), (b"b", b"c"), (b"c", b"abc")]
+    singles = [bytes([byte]) for byte in range(256)]
+    core = build(merges, [b"cabc", b"bc", *reversed(singles), b"abc", b"ab"])
+    encoder = fast_encoder(core)
+    assert encoder is not None and encoder.ids is not None
+    for text in ("abc", "cabc", "bcabcab", "xabcc cabcabbc", "äöü"):
+        assert encoder.encode(text).tolist() == core.encode(text).ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_random_merges_are_either_refused_or_exact(data: st.DataObject) -> None:
+    """Any list of merges over three letters: what is accepted gives the same ids on any word of them."""
+    tokens = [b"a", b"b", b"c"]
+    merges: list[tuple[bytes, bytes]] = []
+    for _ in range(data.draw(st.integers(1, 8))):
+        pair = (data.draw(st.sampled_from(tokens)), data.draw(st.sampled_from(tokens)))
+        if pair not in merges and len(pair[0] + pair[1]) <= 6:
+            merges.append(pair)
+            if pair[0] + pair[1] not in tokens:
+                tokens.append(pair[0] + pair[1])
+    shuffled = data.draw(st.permutations(merges)) if data.draw(st.booleans()) else merges
+    core = build(shuffled)
+    encoder = fast_encoder(core)
+    if encoder is None:
+        return
+    for word in data.draw(st.lists(st.text("abc", min_size=1, max_size=14), min_size=1, max_size=10)):
+        assert encoder.encode(word).tolist() == core.encode(word).ids, (shuffled, word)
+
+
+def test_most_learnt_vocabularies_are_taken(tmp_path: Path) -> None:
+    for size in (300, 700, 1500):
+        assert fast_encoder(Tokenizer.train(LEARN, size).core) is not None
+    makers.clip(tmp_path)
+    assert not Tokenizer.load(tmp_path).prepare_fast()
+    assert pipelines.QWEN2 in fast.PATTERNS
