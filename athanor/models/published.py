@@ -1,7 +1,8 @@
 """Published models as rows: the shape, the parameter count its publication gives, and where that count stands.
 
-A row whose parts are `TransformerConfig`s is one our trunk builds today; a `Shape` is counted only, and `lacks` says
-what the trunk would need. Counts were looked up, never computed here: `tests/models/test_published.py` compares.
+A row is built from its `TransformerConfig`, or from its `record` by the family that reads it; one of `Shape`s without a
+record is counted only, and `lacks` says what is missing. Counts were looked up, never computed here:
+`tests/models/test_published.py` compares.
 
 Sources by short name:
     hub    total of the model's safetensors on the Hugging Face Hub, or llama.cpp's count of its GGUF, as quoted there
@@ -10,7 +11,9 @@ Sources by short name:
     others: the paper and its table, which rounds (`within`)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from athanor.base.errors import AthanorError
 from athanor.base.settings import nearest
@@ -29,7 +32,8 @@ class Published:
         within: how far the publication may be from the shape it prints, as a share of it; 0: not by one number.
         source: where the count stands.
         context: longest input in tokens.
-        lacks: what the trunk needs before it can build this; empty: it builds it.
+        lacks: what we need before we can build this; empty: we build it.
+        record: what its config.json says besides the family's defaults, for networks that are no language model.
         decodes: whether `plan` reckons its generation: one stack that reads what it has written.
         note: what a reader should know about the row.
     """
@@ -40,13 +44,14 @@ class Published:
     context: int
     within: float = 0.0
     lacks: str = ""
+    record: Mapping[str, Any] | None = None
     decodes: bool = True
     note: str = ""
 
     @property
     def runs(self) -> bool:
-        """Whether our trunk builds and trains this shape today (loading its checkpoint also needs a family row)."""
-        return all(isinstance(part, TransformerConfig) for part in self.parts)
+        """Whether we build this network today."""
+        return not self.lacks
 
     @property
     def parameters(self) -> int:
@@ -55,6 +60,7 @@ class Published:
 
 
 BIASES = {"bias_qkv": True, "bias_out": True, "bias_mlp": True}
+DEEPNORM = {"prefix": True, "norm": "layer", "norm_eps": 1e-5, "norm_place": "residual", **BIASES}
 PLAIN = {"gated": False, "norm_bias": True, **BIASES}  # as in GPT, BERT, OPT, ViT: plain layers, layer norm, biases
 
 
@@ -126,13 +132,11 @@ def qwen3_experts(width: int, layers: int, heads: int, hidden: int, expert: int,
 
 def palm(width: int, layers: int, heads: int, count: int) -> Published:
     """PaLM (Chowdhery et al. 2022, table 1): one norm for both halves of a layer, one key/value head, no biases."""
-    shape = Shape(
+    config = TransformerConfig(
         width=width, layers=layers, heads=heads, kv_heads=1, head_width=256, hidden=4 * width, vocabulary=256_000,
-        norms=1, tied=True,
+        max_positions=2_048, tied=True, parallel=True, shared_norm=True, norm="layer", norm_bias=False,
     )  # fmt: skip
-    return Published(
-        parts=(shape,), count=count, within=0.0005, source="paper, table 1", context=2_048, lacks="parallel layers"
-    )
+    return Published(parts=(config,), count=count, within=0.0005, source="paper, table 1", context=2_048)
 
 
 def glm(width: int, layers: int, hidden: int, vocabulary: int, count: int, context: int) -> Published:
@@ -151,9 +155,11 @@ def bert(width: int, layers: int, heads: int, count: int) -> Published:
         width=width, layers=layers, heads=heads, hidden=4 * width, vocabulary=30_522, positions=512, tied=True,
         final_norm=False, extra=2 * width + 2 * width + width * width + width, **PLAIN,
     )  # fmt: skip  # extra: two segments, the embedding's norm, the pooler
-    return Published(
-        parts=(shape,), count=count, source="keras", context=512, lacks="attention in both directions", decodes=False
-    )
+    record = {
+        "model_type": "bert", "architectures": ["BertModel"], "hidden_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "intermediate_size": 4 * width,
+    }  # fmt: skip
+    return Published(parts=(shape,), count=count, source="keras", context=512, record=record, decodes=False)
 
 
 def t5(width: int, layers: int, heads: int, head_width: int, hidden: int, count: int) -> Published:
@@ -166,7 +172,14 @@ def t5(width: int, layers: int, heads: int, head_width: int, hidden: int, count:
         count=count,
         source="keras, hub",
         context=512,
-        lacks="an encoder, relative positions",
+        record={
+            "model_type": "t5",
+            "d_model": width,
+            "num_layers": layers,
+            "num_heads": heads,
+            "d_kv": head_width,
+            "d_ff": hidden,
+        },
         decodes=False,
     )
 
@@ -183,10 +196,13 @@ def vit(width: int, layers: int, heads: int, patch: int, count: int) -> Publishe
     patches = (224 // patch) ** 2
     extra = width + 1_000 * width + 1_000  # the patches' bias and the classifier
     tower = picture_tower(width, layers, heads, patch, patches, extra)
+    record = {
+        "model_type": "vit", "architectures": ["ViTForImageClassification"], "hidden_size": width, "num_labels": 1_000,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * width, "patch_size": patch,
+    }  # fmt: skip
     return Published(
-        parts=(tower,), count=count, source="torchvision", context=patches + 1,
-        lacks="patches, attention in both directions", decodes=False,
-    )  # fmt: skip
+        parts=(tower,), count=count, source="torchvision", context=patches + 1, record=record, decodes=False
+    )
 
 
 def clip(width: int, layers: int, heads: int, patch: int, text: int, shared: int, count: int) -> Published:
@@ -197,9 +213,15 @@ def clip(width: int, layers: int, heads: int, patch: int, text: int, shared: int
         width=text, layers=12, heads=text // 64, hidden=4 * text, vocabulary=49_408, positions=77, tied=True,
         extra=text * shared, **PLAIN,
     )  # fmt: skip
-    return Published(
-        parts=(picture, words), count=count, source="hub", context=77, lacks="patches, two towers", decodes=False
-    )
+    record = {
+        "model_type": "clip", "projection_dim": shared,
+        "text_config": {"hidden_size": text, "num_attention_heads": text // 64, "intermediate_size": 4 * text},
+        "vision_config": {
+            "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "intermediate_size": 4 * width, "patch_size": patch,
+        },
+    }  # fmt: skip
+    return Published(parts=(picture, words), count=count, source="hub", context=77, record=record, decodes=False)
 
 
 def whisper(width: int, layers: int, count: int, mels: int = 80, vocabulary: int = 51_865) -> Published:
@@ -215,7 +237,17 @@ def whisper(width: int, layers: int, count: int, mels: int = 80, vocabulary: int
         count=count,
         source="hub, keras",
         context=448,
-        lacks="an encoder, convolutions",
+        record={
+            "model_type": "whisper",
+            "d_model": width,
+            "num_mel_bins": mels,
+            "vocab_size": vocabulary,
+            **{
+                f"{part}_{name}": value
+                for part in ("encoder", "decoder")
+                for name, value in (("layers", layers), ("attention_heads", width // 64), ("ffn_dim", 4 * width))
+            },
+        },
         decodes=False,
     )
 
@@ -300,17 +332,21 @@ PUBLISHED: dict[str, Published] = {
     "qwen3-30b-a3b": qwen3_experts(2_048, 48, 32, 6_144, 768, 30_532_122_624),
     "qwen3-235b-a22b": qwen3_experts(4_096, 94, 64, 12_288, 1_536, 235_093_634_560),
     "chatglm-6b": Published(
-        parts=(Shape(width=4_096, layers=28, heads=32, hidden=16_384, vocabulary=130_528, tied=True, **PLAIN),),
+        parts=(TransformerConfig(
+            width=4_096, layers=28, heads=32, hidden=16_384, vocabulary=130_528, max_positions=2_048, tied=True,
+            position_axes=2, mlp="gelu_tanh", **DEEPNORM, residual_scale=56**0.5,
+        ),),
         count=6_173_286_400, source="MrYxJ/calculate-flops.pytorch, README", context=2_048,
-        lacks="2-D positions, attention in both directions over the prompt",
-        note="the scale 6b is this shape with one-dimensional positions, which the trunk builds",
+        note="the scale 6b is this shape with one-dimensional positions, reading from left to right",
     ),
     "chatglm3-6b": glm(4_096, 28, 13_696, 65_024, 6_243_584_000, 8_192),
     "glm-4-9b": glm(4_096, 40, 13_696, 151_552, 9_399_951_360, 131_072),
     "glm-130b": Published(
-        parts=(Shape(width=12_288, layers=70, heads=96, hidden=32_768, vocabulary=150_528, tied=True,
-                     **{**PLAIN, "gated": True}),),
-        count=130_000_000_000, within=0.011, context=2_048, lacks="DeepNorm",
+        parts=(TransformerConfig(
+            width=12_288, layers=70, heads=96, hidden=32_768, vocabulary=150_528, max_positions=2_048, tied=True,
+            mlp="geglu_exact", **DEEPNORM, residual_scale=140**0.5,
+        ),),
+        count=130_000_000_000, within=0.011, context=2_048,
         source="its name (Zeng et al. 2022); shape: THUDM/GLM-130B, configs/model_glm_130b.sh",
         note="the shape it prints has 128.7e9; the scale 130b is it with norms before the layers",
     ),
