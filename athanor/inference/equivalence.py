@@ -13,14 +13,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
+from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
+from athanor.inference.quantize import load_model
 from athanor.inference.sampling import Sampling
+from athanor.models.config import TransformerConfig
+from athanor.models.convert import Stored
 from athanor.models.language import LanguageModel
+from athanor.models.streamed import Fill, filler_of, streamed_logits
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import ChatTemplate, jinja_source
 from athanor.tokens.tokenizer import DOCUMENT, SPECIAL_TOKENS, Tokenizer
 
 ANSWER_TOKENS = 24
+SMALL = 1_000_000_000  # weights; models above are compared layer by layer
 PROMPTS = {
     "en": ("The history of the world is", "To return a list of the words in the string,", "2 + 3 ="),
     "zh": ("今天天气很好，我们", "人工智能是", "一、二、三、"),
@@ -84,14 +90,31 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 @torch.inference_mode()
 def observe(model: LanguageModel, tokenizer: Tokenizer) -> Behaviour:
     """Run a model on the fixed prompts, as documents and as a chat."""
-    most = max(1, model.config.max_positions // 2)
-    prompts = [[tokenizer.special[DOCUMENT], *tokenizer.encode(text)] for texts in PROMPTS.values() for text in texts]
-    prompts += [ChatTemplate(tokenizer).render(chat, generation_prompt=True).ids for chat in CHATS[:2]]
-    prompts = [ids[:most] for ids in prompts]
+    prompts = prompts_for(model.config, tokenizer)
     logits = [model(torch.tensor([ids]))[0] for ids in prompts]
     engine = Engine(model, tokenizer, end_ids=[ChatTemplate(tokenizer).end_id])
     answers = engine.generate_batch(prompts, Sampling(max_tokens=ANSWER_TOKENS))
     return Behaviour(logits, [answer.ids for answer in answers])
+
+
+def observe_streamed(config: TransformerConfig, fill: Fill, tokenizer: Tokenizer, dtype: torch.dtype) -> Behaviour:
+    """The same for a model too large for memory, layer by layer; it gives no answers, which would take hours."""
+    return Behaviour(streamed_logits(config, fill, prompts_for(config, tokenizer), dtype), [])
+
+
+def observe_folder(folder: Path, tokenizer: Tokenizer) -> Behaviour:
+    """Whichever of the two fits the model in a folder, in the number type it is stored in."""
+    if is_quantized(folder) or Stored(folder).numbers <= SMALL:
+        return observe(load_model(folder), tokenizer)
+    return observe_streamed(*filler_of(folder), tokenizer, Stored(folder).dtype())
+
+
+def prompts_for(config: TransformerConfig, tokenizer: Tokenizer) -> list[list[int]]:
+    """The fixed prompts as token ids, as documents and as a chat, cut to half of the model's positions."""
+    most = max(1, config.max_positions // 2)
+    prompts = [[tokenizer.special[DOCUMENT], *tokenizer.encode(text)] for texts in PROMPTS.values() for text in texts]
+    prompts += [ChatTemplate(tokenizer).render(chat, generation_prompt=True).ids for chat in CHATS[:2]]
+    return [ids[:most] for ids in prompts]
 
 
 def compare_behaviour(before: Behaviour, after: Behaviour) -> dict[str, Any]:
@@ -100,11 +123,11 @@ def compare_behaviour(before: Behaviour, after: Behaviour) -> dict[str, Any]:
     a, b = a_XV.log_softmax(-1), b_XV.log_softmax(-1)
     same = sum(one == other for one, other in zip(before.answers, after.answers, strict=True))
     return {
-        "prompts": len(before.answers), "positions": len(a_XV),
+        "prompts": len(before.logits), "positions": len(a_XV),
         "max_logit_difference": (a_XV - b_XV).abs().max().item(),
         "kl_mean": (a.exp() * (a - b)).sum(-1).mean().clamp_min(0).item(),
         "likeliest_token_same": (a.argmax(-1) == b.argmax(-1)).float().mean().item(),
-        "greedy_answers_same": same,
+        "greedy_answers": len(before.answers), "greedy_answers_same": same,
     }  # fmt: skip
 
 

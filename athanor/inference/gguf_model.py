@@ -37,6 +37,7 @@ from athanor.models.convert import Stored, fill_one, read_object, rows_of
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
+from athanor.models.streamed import Fill
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import DOCUMENT, END, PIECES, Tokenizer
 
@@ -137,29 +138,44 @@ def read_model(file: GgufFile, folder: Path, dtype: torch.dtype = torch.float32)
     """The network of `folder`'s config.json filled with a GGUF file's weights, computing in `dtype`.
 
     Raises:
-        AthanorError: the file describes another network, or a tensor is missing, left over, of the wrong shape or not
-            finite.
+        AthanorError: what `gguf_filler` refuses, or a tensor is missing, of the wrong shape or not finite.
+    """
+    config, fill = gguf_filler(file, folder)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    model = model.to(dtype).to_empty(device="cpu")
+    for name, weight in model.state_dict().items():
+        fill(name, weight)
+    return model.eval()
+
+
+def gguf_filler(file: GgufFile, folder: Path) -> tuple[TransformerConfig, Fill]:
+    """The network of `folder`'s config.json, and what reads its tensors from a GGUF file.
+
+    Raises:
+        AthanorError: the file describes another network, or has a tensor that this one has not.
     """
     family, config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
     layout = layout_of(family, config)
     check_values(file, layout, config)
-    with torch.device("meta"):
-        model = LanguageModel(config)
-    model = model.to(dtype).to_empty(device="cpu")
-    ours = model.state_dict()
-    parts, fixed = parts_of(layout, config, ours), fixed_tensors(config)
+    parts, fixed = parts_of(layout, config, shapes_of(config)), fixed_tensors(config)
     left = sorted(set(file.tensors) - set(parts) - set(fixed))
     if left:
         raise AthanorError(f"{file.path}: {left[0]}: a {family.name} network of this config has no such tensor")
-    for name, part in parts.items():
-        for number, our_name in enumerate(part.ours):
-            tensor = read_part(file, name, part, number if part.stacked else None)
-            ours[our_name][part.start : part.stop] = unturned(tensor, part.heads)
     for name, tensor in fixed.items():
         found = read_part(file, name, Part((), 0, len(tensor), tuple(tensor.shape)), None)
         if not torch.allclose(found, tensor, rtol=1e-5):
             raise AthanorError(f"{file.path}: {name} is not what config.json says", fix="export the model again")
-    return model.eval()
+    places: dict[str, list[tuple[str, Part, int | None]]] = {}
+    for name, part in parts.items():
+        for number, our_name in enumerate(part.ours):
+            places.setdefault(our_name, []).append((name, part, number if part.stacked else None))
+
+    def fill(our_name: str, weight: Tensor) -> None:
+        for name, part, number in places[our_name]:
+            weight[part.start : part.stop] = unturned(read_part(file, name, part, number), part.heads)
+
+    return config, fill
 
 
 def read_part(file: GgufFile, name: str, part: Part, number: int | None) -> Tensor:

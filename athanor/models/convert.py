@@ -296,6 +296,11 @@ class Stored:
         """File and tensor, for messages."""
         return f"{self.folder / self.places[name]}: {name}"
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers are stored."""
+        return sum(math.prod(entry["shape"]) for header in self.headers.values() for entry in header.values())
+
     def dtype(self) -> torch.dtype:
         """The number type most of the weights are stored in."""
         size: dict[str, int] = {}

@@ -5,29 +5,51 @@ Slow, since everything is read for every call: for comparing two copies of a mod
 Shape letters as in `transformer.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from athanor.models.convert import Stored, fill_one, rows_of
-from athanor.models.families import Family
+from athanor.models.config import TransformerConfig
+from athanor.models.convert import Stored, fill_one, read_object, refuse_pickles, rows_of
 from athanor.models.language import LanguageModel
+from athanor.models.settings import read_config
+
+Fill = Callable[[str, Tensor], None]  # puts the numbers of one of our tensors in their place
+
+
+def filler_of(folder: Path) -> tuple[TransformerConfig, Fill]:
+    """The network a Hugging Face folder describes, and what reads its tensors.
+
+    Raises:
+        AthanorError: what `load_checkpoint` refuses before it reads weights.
+    """
+    refuse_pickles(folder)
+    family, config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
+    stored = Stored(folder, family.other_names)
+    with torch.device("meta"):
+        rows = {name: (row, theirs) for name, row, theirs in rows_of(family, LanguageModel(config).state_dict())}
+
+    def fill(name: str, weight: Tensor) -> None:
+        fill_one(weight, *rows[name], config, stored)
+
+    return config, fill
 
 
 @torch.inference_mode()
 def streamed_logits(
-    family: Family, config: object, stored: Stored, prompts: Iterable[list[int]], dtype: torch.dtype
+    config: TransformerConfig, fill: Fill, prompts: Iterable[list[int]], dtype: torch.dtype
 ) -> list[Tensor]:
     """Logits of each prompt, (T, V) float32, with one layer or the embedding in memory at a time.
 
     Args:
-        stored: where tensors are read from by name, as `load_network` does.
+        fill: reads a tensor of ours by its name.
         dtype: number type to compute in.
     """
     with torch.device("meta"):
         model = LanguageModel(config).to(dtype)
-    reader = Reader(model, family, stored)
+    reader = Reader(model, fill)
     rows = []
     for part in (model.tokens, model.positions, model.span_positions, model.embedding_norm):
         reader.fill(part)
@@ -49,9 +71,8 @@ def streamed_logits(
 class Reader:
     """Fills parts of a network that is on the meta device, and empties them again."""
 
-    def __init__(self, model: LanguageModel, family: Family, stored: Stored):
-        self.model, self.stored = model, stored
-        self.rows = {name: (row, theirs) for name, row, theirs in rows_of(family, model.state_dict())}
+    def __init__(self, model: LanguageModel, fill: Fill):
+        self.read = fill
         self.names = {id(module): name for name, module in model.named_modules()}
         self.filled: list[nn.Module] = []
 
@@ -62,8 +83,7 @@ class Reader:
         part.to_empty(device="cpu")
         self.filled.append(part)
         for name, weight in part.state_dict().items():
-            row, theirs = self.rows[f"{self.names[id(part)]}.{name}"]
-            fill_one(weight, row, theirs, self.model.config, self.stored)
+            self.read(f"{self.names[id(part)]}.{name}", weight)
 
     def empty(self) -> None:
         """Give the memory of every filled part back."""

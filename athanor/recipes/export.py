@@ -25,9 +25,11 @@ from athanor.inference import equivalence
 from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
 from athanor.inference.ggml import TYPES
 from athanor.inference.gguf import GgufFile
-from athanor.inference.gguf_model import DIFFERENCES, read_model, read_tokenizer, write_model
-from athanor.inference.quantize import load_model
-from athanor.models.convert import INDEX, Stored, load_checkpoint, read_object, save_checkpoint
+from athanor.inference.gguf_model import DIFFERENCES, gguf_filler, read_model, read_tokenizer, write_model
+from athanor.models.config import TransformerConfig
+from athanor.models.convert import INDEX, Stored, convert_checkpoint, load_checkpoint, read_object
+from athanor.models.language import LanguageModel
+from athanor.models.streamed import Fill, filler_of
 from athanor.recipes.adapters import KIND, base_of, merge_checkpoint, refuse_others, to_peft
 from athanor.recipes.card import model_card
 from athanor.store.artifact import Artifact
@@ -35,7 +37,6 @@ from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
 
 PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-SMALL = 1_000_000_000  # weights; up to here models are compared in float32, above in the type they are stored in
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -65,7 +66,7 @@ class Source:
     @property
     def parameters(self) -> int:
         """How many weights are stored."""
-        return count_weights(self.dense)
+        return Stored(self.dense).numbers
 
 
 def export(
@@ -144,14 +145,14 @@ def to_hf(source: Source, result: Path, kind: str, licence: str | None, progress
         for name in checkpoint_files(source.dense):
             shutil.copyfile(source.dense / name, result / name)
     else:
-        model = load_checkpoint(source.dense).to(PLAIN_TYPES[kind])
-        save_checkpoint(model, result, generation=special_ids(source.tokenizer))
+        convert_checkpoint(source.dense, result, PLAIN_TYPES[kind])
+        write_json(result / "generation_config.json", special_ids(source.tokenizer))
     source.tokenizer.save(result, jinja_source())
     progress.start("reading it again and comparing", None, "")
     template = (result / "chat_template.jinja").read_text(encoding="utf-8")
     receipt = {
         **head(source, "hf", kind, "the folder was loaded again by Athanor's own reader"),
-        "logits": compare_models(source, load_model(result, dtype=compare_type(source))),
+        "logits": compare_models(source, lambda: load_checkpoint(result), lambda: filler_of(result)),
         "token_ids": equivalence.compare_tokenizers(source.tokenizer, Tokenizer.load(result)),
         "chat_template": equivalence.compare_template(source.tokenizer, template),
     }
@@ -178,7 +179,9 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
         **head(source, "gguf", kind, "the file was read by Athanor's own reader, every tensor made numbers again"),
         "types": count_types(file),
         "notes": list(file.values.get("athanor.notes", [])),
-        "logits": compare_models(source, read_model(file, source.dense)),
+        "logits": compare_models(
+            source, lambda: read_model(file, source.dense), lambda: gguf_filler(file, source.dense)
+        ),
         "token_ids": {
             **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values)),
             "cut_by": file.values["tokenizer.ggml.pre"], "known_differences": DIFFERENCES,
@@ -203,17 +206,29 @@ def head(source: Source, to: str, kind: str, how: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def compare_models(source: Source, after: Any) -> dict[str, Any]:
-    """The source's behaviour and the result's; one of the two models is in memory at a time."""
-    found = equivalence.observe(after.to(compare_type(source)) if compare_type(source) else after, source.tokenizer)
-    del after
-    before = load_checkpoint(source.dense, dtype=compare_type(source))
-    return equivalence.compare_behaviour(equivalence.observe(before, source.tokenizer), found)
+def compare_models(
+    source: Source, load: Callable[[], LanguageModel], stream: Callable[[], tuple[TransformerConfig, Fill]]
+) -> dict[str, Any]:
+    """The source's behaviour and the result's, one of the two models in memory at a time.
+
+    Args:
+        load: gives the result as a model.
+        stream: gives what reads it tensor by tensor, for models above `equivalence.SMALL`: they are run layer by layer.
+    """
+    dtype = compare_type(source)
+    if dtype is not None:
+        found = equivalence.observe(load().to(dtype), source.tokenizer)
+        before = equivalence.observe(load_checkpoint(source.dense, dtype=dtype), source.tokenizer)
+    else:
+        stored = PLAIN_TYPES[stored_type(source.dense)]
+        found = equivalence.observe_streamed(*stream(), source.tokenizer, stored)
+        before = equivalence.observe_streamed(*filler_of(source.dense), source.tokenizer, stored)
+    return equivalence.compare_behaviour(before, found)
 
 
 def compare_type(source: Source) -> torch.dtype | None:
-    """The number type both models compute in: float32 for small ones, else as stored."""
-    return torch.float32 if source.parameters <= SMALL else None
+    """The number type both models compute in: float32 for small ones; None: as stored, layer by layer."""
+    return torch.float32 if source.parameters <= equivalence.SMALL else None
 
 
 def lossless(source: Source, kind: str) -> bool:
@@ -260,18 +275,6 @@ def stored_type(folder: Path) -> str:
     """The number type of a checkpoint's weights."""
     dtype = Stored(folder).dtype()
     return next(name for name, one in PLAIN_TYPES.items() if one == dtype)
-
-
-def count_weights(folder: Path) -> int:
-    """How many numbers a checkpoint stores."""
-    total = 0
-    for header in Stored(folder).headers.values():
-        for entry in header.values():
-            count = 1
-            for length in entry["shape"]:
-                count *= length
-            total += count
-    return total
 
 
 def check_target(target: Path, to: str, kind: str | None) -> None:

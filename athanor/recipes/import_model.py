@@ -9,8 +9,9 @@ from athanor.base.files import hash_file, hash_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.settings import Settings
 from athanor.inference import equivalence
-from athanor.inference.quantize import load_model
-from athanor.models.convert import INDEX, refuse_pickles
+from athanor.models.convert import INDEX, read_object, refuse_pickles
+from athanor.models.settings import read_config
+from athanor.models.shapes import count_parameters
 from athanor.store.artifact import Artifact
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
@@ -43,15 +44,14 @@ def import_model(
     source = folder_of(settings)
     tokenizer = equivalence.open_tokenizer(source)
     progress.start("reading the checkpoint", None, "")
-    model = load_model(source)
-    if tokenizer.vocabulary != model.config.vocabulary:
+    record = {key: value for key, value in read_object(source / "config.json").items() if key != "quantization_config"}
+    _, config = read_config(record, str(source / "config.json"))
+    if tokenizer.vocabulary != config.vocabulary:
         raise AthanorError(
-            f"{source}: the tokenizer has {tokenizer.vocabulary} token ids, the model {model.config.vocabulary}",
+            f"{source}: the tokenizer has {tokenizer.vocabulary} token ids, the model {config.vocabulary}",
             fix="put the tokenizer.json that the model was trained with beside it",
         )
-    before = equivalence.observe(model, tokenizer)
-    parameters, family = sum(weight.numel() for weight in model.state_dict().values()), model.config
-    del model
+    before = equivalence.observe_folder(source, tokenizer)
     progress.start("copying and comparing", None, "")
     hashes = file_hashes(source)
     for name in hashes:
@@ -65,14 +65,14 @@ def import_model(
     receipt = {
         "how": "the copy was loaded again and run beside the source",
         "source": {"files": hashes},
-        "logits": equivalence.compare_behaviour(before, equivalence.observe(load_model(folder), tokenizer)),
+        "logits": equivalence.compare_behaviour(before, equivalence.observe_folder(folder, tokenizer)),
         "token_ids": equivalence.compare_tokenizers(tokenizer, Tokenizer.load(folder)),
         "chat_template": equivalence.compare_template(tokenizer, jinja_source()),
     }
     equivalence.refuse_unequal(receipt, exact=True)
     write_json(folder / RECEIPT, receipt)
     progress.finish()
-    return {"parameters": parameters, "context": family.max_positions, "source": hashes}
+    return {"parameters": count_parameters(config), "context": config.max_positions, "source": hashes}
 
 
 def folder_of(settings: ImportSettings) -> Path:

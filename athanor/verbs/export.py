@@ -112,10 +112,10 @@ def show(receipt: dict[str, Any], target: Path, place: Path) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in receipt["types"].items())
         click.echo("  " + say(f"tensors: {counts}", f"张量：{counts}"))
     click.echo("  " + say(
-        f"same greedy answers {logits['greedy_answers_same']}/{logits['prompts']} · largest logit difference "
+        f"same greedy answers {logits['greedy_answers_same']}/{logits['greedy_answers']} · largest logit difference "
         f"{logits['max_logit_difference']:.3g} · mean KL {logits['kl_mean']:.2g} · same token ids "
         f"{ids['same']}/{ids['texts']} texts, {chats['same']}/{chats['chats']} chats",
-        f"贪心回答一致 {logits['greedy_answers_same']}/{logits['prompts']} · logit 最大差 "
+        f"贪心回答一致 {logits['greedy_answers_same']}/{logits['greedy_answers']} · logit 最大差 "
         f"{logits['max_logit_difference']:.3g} · 平均 KL {logits['kl_mean']:.2g} · 词元一致 "
         f"{ids['same']}/{ids['texts']} 段文字，{chats['same']}/{chats['chats']} 段对话",
     ))  # fmt: skip
@@ -130,9 +130,9 @@ def show_adapter(receipt: dict[str, Any], target: Path, place: Path) -> None:
     base, logits, adapted = receipt["source"]["base"], receipt["logits"], receipt["adapted"]
     click.echo(say(f"→ {target} (an adapter of {base})", f"→ {target}（{base} 的适配器）"))
     click.echo("  " + say(
-        f"same greedy answers {logits['greedy_answers_same']}/{logits['prompts']} · largest logit difference "
+        f"same greedy answers {logits['greedy_answers_same']}/{logits['greedy_answers']} · largest logit difference "
         f"{logits['max_logit_difference']:.3g} · it moves the base by up to {adapted['max_logit_difference']:.3g}",
-        f"贪心回答一致 {logits['greedy_answers_same']}/{logits['prompts']} · logit 最大差 "
+        f"贪心回答一致 {logits['greedy_answers_same']}/{logits['greedy_answers']} · logit 最大差 "
         f"{logits['max_logit_difference']:.3g} · 它使基座的 logit 至多改变 {adapted['max_logit_difference']:.3g}",
     ))  # fmt: skip
     click.echo("  " + say(f"receipt: {place}", f"回执：{place}"))

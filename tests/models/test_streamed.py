@@ -10,10 +10,9 @@ import torch
 
 from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
-from athanor.models.convert import Stored, convert_checkpoint, load_checkpoint, read_object, save_checkpoint
+from athanor.models.convert import convert_checkpoint, load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.settings import read_config
-from athanor.models.streamed import streamed_logits
+from athanor.models.streamed import filler_of, streamed_logits
 
 SMALL = dict(width=32, layers=3, heads=4, hidden=48, max_positions=16, vocabulary=50)
 GPT = dict(norm="layer", mlp="gelu_tanh", bias_qkv=True, bias_out=True, bias_mlp=True, tied=True)
@@ -34,8 +33,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_logits_read_layer_by_layer_are_the_same(folder: Path) -> None:
     model = load_checkpoint(folder)
-    family, config = read_config(read_object(folder / "config.json"), "config.json")
-    streamed = streamed_logits(family, config, Stored(folder), PROMPTS, torch.float32)
+    streamed = streamed_logits(*filler_of(folder), PROMPTS, torch.float32)
     with torch.inference_mode():
         for ids, logits in zip(PROMPTS, streamed, strict=True):
             assert torch.equal(logits, model(torch.tensor([ids]))[0])
@@ -65,17 +63,15 @@ def test_a_number_the_type_cannot_hold_is_refused(tmp_path: Path) -> None:
 MEASURED = """
 import json, resource, sys, torch
 from pathlib import Path
-from athanor.models.convert import Stored, convert_checkpoint, read_object
-from athanor.models.settings import read_config
-from athanor.models.streamed import streamed_logits
+from athanor.models.convert import convert_checkpoint
+from athanor.models.streamed import filler_of, streamed_logits
 source, target = map(Path, sys.argv[1:])
 used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 start = used()
 target.mkdir()
 convert_checkpoint(source, target, torch.float32, shard_bytes=200_000_000)
 converted = used()
-family, config = read_config(read_object(source / "config.json"), "config.json")
-streamed_logits(family, config, Stored(source), [list(range(40))], torch.bfloat16)
+streamed_logits(*filler_of(source), [list(range(40))], torch.bfloat16)
 print(json.dumps({"start": start, "converted": converted, "compared": used()}))
 """
 
