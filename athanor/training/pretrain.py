@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.data.batches import Batches
 from athanor.data.pack import TokenFiles
@@ -13,8 +14,9 @@ from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.experts import loss_for
 from athanor.training.loop import LoopSettings, Objective, train, write_metrics
-from athanor.training.setup import DtypeName, next_token_loss, prepare, save_model, summary, to_tensors
+from athanor.training.setup import DtypeName, prepare, save_model, summary, to_tensors
 
 
 class PretrainSettings(LoopSettings):
@@ -31,17 +33,32 @@ class PretrainSettings(LoopSettings):
     """Tokens per training row."""
     max_positions: int | None = pydantic.Field(default=None, ge=16)
     """Longest row the model may be asked for; unset: the context."""
+    experts: int | None = pydantic.Field(default=None, ge=2)
+    """Feed-forward layers per block, of which each token goes through some; unset: one for all tokens."""
+    experts_per_token: int | None = pydantic.Field(default=None, ge=1)
+    expert_hidden: int | None = pydantic.Field(default=None, ge=8)
+    """Hidden width of an expert; unset: `hidden`."""
+    balance: float | None = pydantic.Field(default=None, ge=0)
+    """Share of the loss that keeps experts evenly used; unset: 0.01 with experts."""
     dtype: DtypeName = "float32"
     """Number type of weights and activations; the optimiser keeps fp32 copies."""
 
 
 def network(settings: PretrainSettings, vocabulary: int) -> TransformerConfig:
-    """The network that these settings describe: Qwen3's family (RoPE, RMSNorm, SwiGLU, QK norm), tied embeddings."""
-    return TransformerConfig(
-        width=settings.width, layers=settings.layers, heads=settings.heads, kv_heads=settings.kv_heads,
-        hidden=settings.hidden, max_positions=settings.max_positions or settings.context, vocabulary=vocabulary,
-        tied=True, norm_qk=True,
-    )  # fmt: skip
+    """The network that these settings describe: Qwen3's family (RoPE, RMSNorm, SwiGLU, QK norm), tied embeddings.
+
+    Raises:
+        AthanorError: the numbers cannot form a network, such as experts without experts_per_token.
+    """
+    try:
+        return TransformerConfig(
+            width=settings.width, layers=settings.layers, heads=settings.heads, kv_heads=settings.kv_heads,
+            hidden=settings.hidden, max_positions=settings.max_positions or settings.context, vocabulary=vocabulary,
+            tied=True, norm_qk=True, experts=settings.experts, experts_per_token=settings.experts_per_token,
+            expert_hidden=settings.expert_hidden,
+        )  # fmt: skip
+    except ValueError as problem:
+        raise AthanorError(f"pretrain: {problem}") from problem
 
 
 def pretrain(
@@ -56,7 +73,7 @@ def pretrain(
     device = next(model.parameters()).device
     objective = Objective(
         batch=lambda step: to_tensors(batches.batch(step), device),
-        loss=next_token_loss,
+        loss=loss_for(model, settings.balance),
         tokens=settings.rows * settings.context,
     )
     clock = time.monotonic()

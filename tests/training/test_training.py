@@ -10,10 +10,15 @@ from torch import nn
 
 from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
+from athanor.models.config import TransformerConfig
+from athanor.models.feedforward import Routes
+from athanor.models.language import LanguageModel
 from athanor.training.checkpoint import load_newest, save_state
+from athanor.training.experts import loss_for
 from athanor.training.loop import LoopSettings, Objective, train
 from athanor.training.optimizer import MasterOptimizer
 from athanor.training.schedule import rate_share
+from athanor.training.setup import next_token_loss
 
 
 def small_model(seed: int = 0) -> nn.Sequential:
@@ -75,9 +80,6 @@ def test_clipping_bounds_the_norm_and_reports_the_one_before() -> None:
 
 
 def test_muon_takes_matrices_of_the_trunk_only() -> None:
-    from athanor.models.config import TransformerConfig
-    from athanor.models.language import LanguageModel
-
     config = TransformerConfig(width=16, layers=1, heads=2, hidden=32, max_positions=8, vocabulary=20, tied=True)
     optimizer = MasterOptimizer(LanguageModel(config).initialise(0), "muon", (0.9, 0.95), 0.1)
     muon, adamw = optimizer.optimizers
@@ -163,3 +165,37 @@ def test_a_loss_that_is_no_number_stops_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(AthanorError, match="step 0") as caught:
         train(small_model(), Objective(batch_of, broken, 5), SETTINGS, tmp_path, SilentProgress(), "x")
     assert "learning rate" in caught.value.fix
+
+
+def test_experts_are_used_evenly_when_their_balance_is_part_of_the_loss() -> None:
+    """The same tiny network trained with and without it: the balance loss is 2, experts per token, when all is even."""
+    found = {}
+    for balance in (0.0, 1.0):
+        config = TransformerConfig(
+            width=16, layers=2, heads=2, hidden=16, max_positions=16, vocabulary=40, tied=True, norm_qk=True,
+            experts=8, experts_per_token=2,
+        )  # fmt: skip
+        model = LanguageModel(config).initialise(0)
+        with torch.no_grad():  # a router that begins with favourites
+            for block in model.trunk.blocks:
+                block.mlp.router.weight.mul_(60)
+        loss = loss_for(model, balance)
+        optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(80):
+            ids = torch.randint(0, 40, (8, 16), generator=generator).cummax(1).values
+            total, count = loss(model, (ids, ids.roll(-1, 1), torch.zeros_like(ids)))
+            optimizer.zero_grad()
+            (total / count).backward()
+            optimizer.step()
+        routes = Routes()
+        model.loss(ids, ids, routes=routes)
+        found[balance] = float(routes.balance())
+    assert found[1.0] - 2 < 0.4 * (found[0.0] - 2), found
+
+
+def test_a_balance_without_experts_is_refused() -> None:
+    config = TransformerConfig(width=16, layers=1, heads=2, hidden=16, max_positions=8, vocabulary=12)
+    with pytest.raises(AthanorError, match="no experts"):
+        loss_for(LanguageModel(config), 0.01)
+    assert loss_for(LanguageModel(config), None) is next_token_loss
