@@ -56,6 +56,10 @@ class Step:
 STEPS = {
     "read": Step("athanor.data.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
     "clean": Step("athanor.data.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
+    "decontaminate": Step(
+        "athanor.data.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
+        fingerprint="fingerprint",
+    ),
     "skills": Step("athanor.data.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
         "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
@@ -73,6 +77,7 @@ STEPS = {
         ("before", "after", "corpus", "conversations"),
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
+    "extend": Step("athanor.recipes.extend_model:extend_model", "ExtendSettings", "model", ("model", "documents")),
     "import_adapter": Step(
         "athanor.recipes.adapters:import_adapter", "ImportAdapterSettings", "adapter", ("base",),
         fingerprint="fingerprint",
