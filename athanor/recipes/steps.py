@@ -56,6 +56,7 @@ class Step:
 STEPS = {
     "read": Step("athanor.data.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
     "clean": Step("athanor.data.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
+    "quality": Step("athanor.data.quality:judge_quality", "QualitySettings", "corpus", ("corpus", "curated")),
     "decontaminate": Step(
         "athanor.data.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
         fingerprint="fingerprint",
