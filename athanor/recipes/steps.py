@@ -61,6 +61,9 @@ STEPS = {
         "athanor.data.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
         fingerprint="fingerprint",
     ),
+    "instruct": Step(
+        "athanor.data.lessons:read_instructions", "InstructSettings", "conversations", fingerprint="fingerprint"
+    ),
     "skills": Step("athanor.data.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
         "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
