@@ -29,6 +29,10 @@ VERBS = {  # verb: (English, 中文)
         "write a model for transformers (hf) or llama.cpp (gguf)",
         "导出模型：transformers（hf）或 llama.cpp（gguf）",
     ),
+    "tokens": (
+        "train a tokenizer, measure one, or add tokens to a model",
+        "训练分词器、衡量分词器，或为模型增加词元",
+    ),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),
     "lineage": ("what an artifact was made from", "一个产物的来历"),
     "verify": ("check every byte of the store against its records", "逐字节校验仓库"),

@@ -8,7 +8,8 @@ Shapes: N tokens, D documents.
 """
 
 import bisect
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text, read_records
 from athanor.base.settings import Settings
 from athanor.data.document import Document
-from athanor.data.funnel import Funnel
+from athanor.data.funnel import Funnel, Stage
 from athanor.data.shards import read_shards
 from athanor.store.artifact import Artifact
 from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
 
 SPLITS = ("train", "heldout")
-BATCH_BYTES = 4_000_000  # of text tokenised at once
 SMALL_VOCABULARY = 1 << 16  # ids below it fit into two bytes
 MEGA = 1e6
+SHOWN_BYTES = 1_000_000  # of text between two steps of the progress
+Tokenized = tuple[Document, NDArray[np.unsignedinteger]]
 
 
 class PackSettings(Settings):
@@ -41,76 +43,62 @@ class PackSettings(Settings):
 
 
 class TokenWriter:
-    """Writes one split's token shards; holds one batch in memory."""
+    """Writes one split's token shards; holds the tokens of one shard in memory."""
 
     def __init__(self, folder: Path, split: str, dtype: type[np.unsignedinteger], shard_tokens: int):
-        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, dtype, shard_tokens
+        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
         self.tokens = self.shards = 0
-        self._waiting: list[NDArray[np.unsignedinteger]] = []
-        self._waiting_tokens = 0
+        self._shard: NDArray[np.unsignedinteger] = np.empty(shard_tokens, dtype)  # untouched pages take no memory
+        self._filled = 0
 
-    def write(self, ids: list[int]) -> None:
-        """Append one document's tokens; a shard may end inside a document."""
-        piece = np.asarray(ids, dtype=self.dtype)
-        self.tokens += len(piece)
-        while self._waiting_tokens + len(piece) >= self.shard_tokens:
-            room = self.shard_tokens - self._waiting_tokens
-            self._waiting.append(piece[:room])
-            self._save()
-            piece = piece[room:]
-        if len(piece):
-            self._waiting.append(piece)
-            self._waiting_tokens += len(piece)
+    def write(self, ids: Sequence[int] | NDArray[np.unsignedinteger]) -> None:
+        """Append tokens; a shard may end inside a document."""
+        place, count = 0, len(ids)
+        self.tokens += count
+        while place < count:
+            piece = ids[place : place + self.shard_tokens - self._filled]
+            self._shard[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+            place += len(piece)
+            if self._filled == self.shard_tokens:
+                self._save()
 
     def close(self) -> None:
         """Write what waits."""
-        if self._waiting or not self.shards:
+        if self._filled or not self.shards:
             self._save()
 
     def _save(self) -> None:
-        whole = np.concatenate(self._waiting) if self._waiting else np.zeros(0, self.dtype)
         path = self.folder / f"{self.split}-{self.shards:05d}.npy"
         try:
-            np.save(path, whole)
+            np.save(path, self._shard[: self._filled])
         except OSError as problem:
             raise explain_disk_error(problem, path) from problem
         self.shards += 1
-        self._waiting, self._waiting_tokens = [], 0
+        self._filled = 0
 
 
 def pack_documents(
     settings: PackSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Tokenise `parents["corpus"]` with `parents["tokenizer"]`; every document begins with <|document|>.
+    """Tokenise `parents["corpus"]` with `parents["tokenizer"]`; every document begins with the tokenizer's mark.
 
     Raises:
-        AthanorError: the corpus holds no text.
+        AthanorError: the corpus holds no text, or the tokenizer has no token that a document could begin with.
     """
     corpus, tokenizer = parents["corpus"], Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
-    beginning = tokenizer.special[DOCUMENT]
-    assert beginning is not None  # Tokenizer refuses to load without it
-    dtype = np.uint16 if tokenizer.vocabulary < SMALL_VOCABULARY else np.uint32
+    mark = document_mark(tokenizer)
+    largest = max(tokenizer.core.get_vocab().values())  # of another model's tokenizer, ids may have gaps
+    dtype = np.uint16 if largest < SMALL_VOCABULARY else np.uint32
     known = corpus.measurements
     total = known.get("text_bytes", 0) + known.get("heldout_bytes", 0)
     progress.start("pack", total=total / MEGA or None, unit="MB")
     funnel, measured = Funnel(*SPLITS), {}
     for split in SPLITS:
-        stage = funnel[split]
         writer = TokenWriter(folder, split, dtype, settings.shard_tokens)
-        starts = [0]
-        with open_text(folder / f"{split}-documents.jsonl.zst", "w") as table:
-            for documents in _batches(read_shards(corpus, split)):
-                rows = tokenizer.encode_batch([document.text for document in documents])
-                for document, ids in zip(documents, rows, strict=True):
-                    stage.enter(document.bytes)
-                    stage.leave(document.bytes)
-                    writer.write([beginning, *ids])
-                    starts.append(writer.tokens)
-                    table.write(encode_record(_table_row(document)))
-                progress.advance(sum(document.bytes for document in documents) / MEGA)
-        writer.close()
+        starts = _write_split(writer, mark, _tokenized(tokenizer, read_shards(corpus, split)), funnel[split], progress)
         np.save(folder / f"{split}-starts.npy", np.asarray(starts, dtype=np.int64))
-        measured[split] = (writer.tokens, stage.bytes_out)
+        measured[split] = (writer.tokens, funnel[split].bytes_out)
     funnel.write(folder)
     progress.finish(tokens=measured["train"][0])
     if not measured["train"][0]:
@@ -122,24 +110,62 @@ def pack_documents(
     }  # fmt: skip
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Documents in groups of about four megabytes."""
-    group: list[Document] = []
-    size = 0
-    for document in documents:
-        group.append(document)
-        size += document.bytes
-        if size >= BATCH_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+def _write_split(
+    writer: TokenWriter, mark: int, documents: Iterable[Tokenized], stage: Stage, progress: Progress
+) -> list[int]:
+    """Write one split's shards and its table of documents; where each document begins, and the number of tokens."""
+    starts, unshown = [0], 0
+    with open_text(writer.folder / f"{writer.split}-documents.jsonl.zst", "w") as table:
+        for document, ids in documents:
+            size = document.bytes
+            stage.enter(size)
+            stage.leave(size)
+            writer.write([mark])
+            writer.write(ids)
+            starts.append(writer.tokens)
+            table.write(encode_record(_table_row(document, size)))
+            unshown += size
+            if unshown >= SHOWN_BYTES:  # for documents of one line, showing each would take longer than packing it
+                progress.advance(unshown / MEGA)
+                unshown = 0
+    progress.advance(unshown / MEGA)
+    writer.close()
+    return starts
 
 
-def _table_row(document: Document) -> dict[str, Any]:
+def document_mark(tokenizer: Tokenizer) -> int:
+    """The id that every document begins with: <|document|>; of another model's tokenizer its beginning, else its end.
+
+    Raises:
+        AthanorError: the tokenizer has neither.
+    """
+    mark = DOCUMENT if tokenizer.native else tokenizer.bos or tokenizer.eos
+    if mark is None:
+        raise AthanorError(
+            "the tokenizer has no token to begin a document with",
+            allowed=f"one with {DOCUMENT}, or whose tokenizer_config.json names a bos_token or an eos_token",
+            fix='add "bos_token" to the tokenizer_config.json beside it',
+        )
+    return tokenizer.special[mark]
+
+
+def _tokenized(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[Tokenized]:
+    """Each document with its token ids, in order; only the portions that the encoder reads ahead are in memory."""
+    waiting: deque[Document] = deque()
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            waiting.append(document)
+            yield document.text
+
+    for ids in tokenizer.encode_corpus(texts()):
+        yield waiting.popleft(), ids
+
+
+def _table_row(document: Document, size: int) -> dict[str, Any]:
     return {
         "id": document.id, "source": document.source, "language": document.language,
-        "bytes": document.bytes, "characters": len(document.text),
+        "bytes": size, "characters": len(document.text),
     }  # fmt: skip
 
 
@@ -148,7 +174,7 @@ class TokenFiles:
 
     Attributes:
         tokens: how many there are.
-        starts_D: place of each document's first token (its <|document|>), and at the end the number of tokens.
+        starts_D: place of each document's first token (its mark: <|document|>), and at the end the number of tokens.
     """
 
     def __init__(self, folder: Path, split: str = "train"):
@@ -199,6 +225,6 @@ class TokenFiles:
         Exact, except that a token beginning inside a character (byte-level tokens may) is given that character.
         """
         number = self.document_at(place)
-        first = int(self.starts_D[number]) + 1  # after <|document|>
+        first = int(self.starts_D[number]) + 1  # after the document's mark
         before = tokenizer.decode(self.read(first, place).tolist()) if place > first else ""
         return self.document_row(number), len(before.rstrip("\ufffd"))

@@ -13,7 +13,7 @@ from athanor.training.pretrain import PretrainSettings, network
 from athanor.training.sft import FinetuneSettings
 
 # Rates measured on two cores of a 2024 server processor; a slower machine takes longer in proportion.
-READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 5.5e6, 8e6, 5e6, 6.5e6, 9e6  # bytes per second
+READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 5.5e6, 8e6, 5e6, 10e6, 9e6  # bytes per second
 CONVERSATION_RATE = 60_000  # per second
 SCORING_RATE, ANSWER_RATE = 50_000, 350  # tokens scored, problems answered per second
 PROGRAM_MEMORY = 1_000_000_000  # Python, torch and its libraries, and what earlier steps did not give back

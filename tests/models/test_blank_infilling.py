@@ -62,6 +62,14 @@ def test_blanks_hold_enough_and_do_not_touch(text):
     assert all(first > before for (_, before), (first, _) in itertools.pairwise(ordered))
 
 
+@given(texts)
+def test_blanks_never_touch_however_many_there_are(text):
+    length, seed = text
+    ordered = sorted(draw_blanks(length, torch.Generator().manual_seed(seed), share=1.0))
+    assert ordered and all(0 <= first < stop <= length for first, stop in ordered)
+    assert all(first > before for (_, before), (first, _) in itertools.pairwise(ordered))
+
+
 def test_blanks_have_the_lengths_and_places_of_the_paper():
     """Poisson(3) without 0 has the mean 3 / (1 - e^-3) = 3.157; every place of a text is taken out equally often."""
     generator = torch.Generator().manual_seed(0)
@@ -112,6 +120,7 @@ def test_rows_of_different_lengths():
     assert made.ids_BT.tolist() == [[7, 8, M, S, 5], [1, M, S, 2, PAD]]
     assert made.positions_BT.shape == (2, 5, 2)
     assert made.targets_BT.tolist() == [[IGNORED] * 3 + [5, E], [IGNORED, IGNORED, 2, E, IGNORED]]
+    assert made.allowed_BTS[1, :2].tolist() == [[True, True, False, False, False]] * 2  # a context sees itself alone
     assert made.allowed_BTS[1, :4, 4].tolist() == [False] * 4  # nobody sees the padding
     assert bool(made.allowed_BTS.any(-1).all())  # and everybody sees somebody
     assert batch_rows(rows, pad=PAD, axes=1).positions_BT.tolist() == [[0, 1, 2, 2, 2], [0, 1, 1, 1, 0]]

@@ -112,6 +112,30 @@ def test_a_window_skips_keys_that_no_query_sees():
     assert max(keys.stop - keys.start for _, _, keys in mask.blocks(2)) < 100 + kernels.QUERY_BLOCK
 
 
+@pytest.mark.parametrize("length", [1, 128, 129, 300])
+@pytest.mark.parametrize("packed", [False, True])
+def test_attention_both_ways(length, packed):
+    """Everybody in a document sees everybody else in it, also where it goes on in the next block of queries."""
+    document = (torch.rand(2, length) < 0.02).long().cumsum(1) if packed else torch.zeros(2, length, dtype=torch.long)
+    allowed = document[:, :, None] == document[:, None]
+    mask = kernels.Mask(length, document_starts(document) if packed else None, torch.device("cpu"), causal=False)
+    assert_equal(
+        lambda q, k, v: kernels.self_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.plain_attention(q, k, v, allowed, SCALE),
+        *(torch.randn(2, length, heads, 16) for heads in (4, 2, 2)),
+    )
+
+
+def test_attention_by_a_mask_from_outside():
+    allowed = (torch.rand(2, 200, 200) < 0.1) | torch.eye(200, dtype=torch.bool)
+    mask = kernels.Mask(200, None, torch.device("cpu"), causal=False, allowed_BTS=allowed)
+    assert_equal(
+        lambda q, k, v: kernels.self_attention(q, k, v, mask, SCALE),
+        lambda q, k, v: kernels.plain_attention(q, k, v, allowed, SCALE),
+        *(torch.randn(2, 200, heads, 16) for heads in (4, 2, 2)),
+    )
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_attention_without_gradients(packed):
     mask = kernels.Mask(70, packed_starts(2, 70) if packed else None, torch.device("cpu"))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from athanor.models.adapters import read_adapter, save_adapter
+from athanor.models.adapters import read_adapter, read_settings, save_adapter
 from athanor.models.convert import load_checkpoint, read_object, save_checkpoint
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
-from athanor.models.lora import LoRA, attach, drop, extract, merge, places
+from athanor.models.lora import LoRA, LoraSettings, attach, drop, extract, merge, places
 from athanor.models.settings import read_config
 
 transformers = pytest.importorskip("transformers")
@@ -159,6 +159,14 @@ def test_what_we_write_is_read_again_to_the_bit(case: Case) -> None:
         assert matrices.length_P is None or torch.equal(matrices.length_P, again.length_P)
     written = json.loads((folder / "again" / "adapter_config.json").read_text())
     assert written["fan_in_fan_out"] == name.startswith("gpt2")
+
+
+def test_a_setting_left_out_has_the_value_peft_takes() -> None:
+    theirs = peft.LoraConfig()
+    assert read_settings({}, "adapter_config.json") == LoraSettings(
+        rank=theirs.r, alpha=theirs.lora_alpha, dropout=theirs.lora_dropout,
+        rank_stabilised=theirs.use_rslora, decomposed=theirs.use_dora,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("chosen", ["llama, own ranks and alphas", "llama, decomposed", "gpt2, decomposed"])

@@ -141,6 +141,16 @@ def test_logits_equal(pair, training):
         assert difference(ours(source, ids), their_logits(theirs, source, ids)) < TOLERANCE
 
 
+@pytest.mark.parametrize("case", [name for name in CASES if name not in WORDS])
+@torch.no_grad()
+def test_what_is_heard_equals(case):
+    """Place by place: logits hardly tell the kinds of gelu after the second convolution apart."""
+    theirs, ours = pair_of(case)
+    frames = random_source(ours, 3)
+    expected = theirs.get_encoder()(frames).last_hidden_state
+    assert difference(ours.text.read(ours.hear(frames)), expected) < TOLERANCE
+
+
 def padded(side: str, rows: torch.Tensor, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows cut to these lengths and filled with padding on one side, and where they are not padding."""
     place, length = torch.arange(rows.shape[1]), torch.tensor(lengths)[:, None]

@@ -1,0 +1,217 @@
+"""Changes of what reads and writes files: checkpoints, adapters, GGUF; and of what is read layer by layer."""
+
+from tests.mutations.change import Change
+
+PEFT = "tests/parity/test_peft.py"
+ADAPTERS = "tests/models/test_adapters.py"
+STREAMED = "tests/models/test_streamed.py"
+EXTEND = "tests/tokens/test_extend.py"
+GGUF = "tests/inference/test_gguf.py"
+LAYOUT = "tests/inference/test_gguf_layout.py"
+
+CHANGES = (
+    # layer by layer
+    Change(
+        "the last norm is left out",
+        "models/streamed.py",
+        "model.logits(x_BTD if model.trunk.norm is None else model.trunk.norm(x_BTD))",
+        "model.logits(x_BTD)",
+        STREAMED,
+        "logits_read",
+    ),
+    Change(
+        "every prompt stands where the first does",
+        "models/streamed.py",
+        "rows = [(block(x_BTD, places, None), places) for",
+        "rows = [(block(x_BTD, rows[0][1], None), places) for",
+        STREAMED,
+        "logits_read",
+    ),
+    Change(
+        "learned positions are not read",
+        "models/streamed.py",
+        "model.positions, model.span_positions, model.embedding_norm)",
+        "None, model.span_positions, model.embedding_norm)",
+        STREAMED,
+        "logits_read",
+    ),
+    # new token ids
+    Change(
+        "a new row is the sum of its pieces",
+        "models/extend.py",
+        "device=rows.device)].mean(0)",
+        "device=rows.device)].sum(0)",
+        EXTEND,
+        "old_logits",
+    ),
+    Change(
+        "a new row is the mean of rows that stand for nothing, too",
+        "models/extend.py",
+        "old = rows[:known].float()",
+        "old = rows.float()",
+        EXTEND,
+        "old_logits",
+    ),
+    Change(
+        "a new special token is noise",
+        "models/extend.py",
+        "mean + NOISE * spread * noise",
+        "mean + spread * noise",
+        EXTEND,
+        "old_logits or special",
+    ),
+    Change(
+        "a head's rows stay as they were",
+        "models/extend.py",
+        "nn.Parameter(_grow(model.head.weight, pieces, known, size, generator))",
+        "nn.Parameter(_grow(model.head.weight, {}, known, size, generator))",
+        EXTEND,
+        "old_logits",
+    ),
+    # adapters
+    Change(
+        "the rank is not stabilised",
+        "models/lora.py",
+        "return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)",
+        "return alpha / rank",
+        PEFT,
+        "computes_the_same_here and stabilised",
+    ),
+    Change(
+        "the length is that of the frozen weight",
+        "models/lora.py",
+        "norm_P = self.sum(weight_PK).norm(dim=1)",
+        "norm_P = weight_PK.float().norm(dim=1)",
+        PEFT,
+        "computes_the_same_here and decomposed",
+    ),
+    Change(
+        "the bias is stretched, too",
+        "models/lora.py",
+        "straight_XP = y_XP if bias_P is None else y_XP - bias_P",
+        "straight_XP = y_XP if bias_P is None else y_XP - 0 * bias_P",
+        PEFT,
+        "computes_the_same_here and biases",
+    ),
+    Change(
+        "a merged weight keeps its length",
+        "models/lora.py",
+        "return summed_PK if self.length is None else summed_PK * self.stretch(weight_PK).float()[:, None]",
+        "return summed_PK",
+        PEFT,
+        "computes_the_same_here and decomposed",
+    ),
+    Change(
+        "inputs are left out while answering",
+        "models/lora.py",
+        "self.dropout, self.training)",
+        "self.dropout, True)",
+        PEFT,
+        "computes_the_same_here and llama",
+    ),
+    Change(
+        "the length has a gradient through the matrices",
+        "models/lora.py",
+        "        with torch.no_grad():\n            norm_P",
+        "        with torch.enable_grad():\n            norm_P",
+        PEFT,
+        "gradients",
+    ),
+    Change(
+        "matrices in the checkpoint's order are taken for ours",
+        "models/adapters.py",
+        "pieces[name] = Matrices(a_RK, place.to_ours(config, b_PR),",
+        "pieces[name] = Matrices(a_RK, b_PR,",
+        PEFT,
+        "computes_the_same_here and neox",
+    ),
+    Change(
+        "the last of two patterns holds",
+        "models/adapters.py",
+        "if name not in found and pattern.matches(name):",
+        "if pattern.matches(name):",
+        PEFT,
+        "computes_the_same_here and patterns",
+    ),
+    Change(
+        "an alpha that is not said is another",
+        "models/adapters.py",
+        'alpha=record.get("lora_alpha", 8)',
+        'alpha=record.get("lora_alpha", 16)',
+        PEFT,
+        "left_out",
+    ),
+    Change(
+        "settings we do not know are let through",
+        "models/adapters.py",
+        "unknown = sorted(set(record) - USED - SILENT - set(NEUTRAL))",
+        "unknown = []",
+        ADAPTERS,
+        "refused_by_name",
+    ),
+    Change(
+        "numbers that are not finite are let in",
+        "models/adapters.py",
+        "    if not bool(tensor.isfinite().all()):\n        raise",
+        "    if False:\n        raise",
+        ADAPTERS,
+        "should_be",
+    ),
+    # GGUF
+    Change(
+        "rows of a head are not turned",
+        "inference/gguf_layout.py",
+        "weight if heads is None else weight.unflatten(0, (heads, 2, -1))",
+        "weight if heads is None else weight.unflatten(0, (heads, -1, 2))",
+        GGUF,
+        "turning",
+    ),
+    Change(
+        "gate and up have each other's names",
+        "inference/gguf_layout.py",
+        '"mlp.up": ("ffn_gate", "ffn_up")',
+        '"mlp.up": ("ffn_up", "ffn_gate")',
+        LAYOUT,
+        "tensor",
+    ),
+    Change(
+        "YaRN's attention factor is counted twice",
+        "inference/gguf_layout.py",
+        "scaling.attention_factor / yarn_attention_factor(scaling.factor)",
+        "scaling.attention_factor",
+        LAYOUT,
+        "yarn",
+    ),
+    Change(
+        "frequencies of Llama 3 are multiplied",
+        "inference/gguf_layout.py",
+        "frequency / llama3(scaling, frequency, config)",
+        "llama3(scaling, frequency, config) / frequency",
+        LAYOUT,
+        "frequencies",
+    ),
+    Change(
+        "queries are not turned",
+        "inference/gguf_layout.py",
+        '{"attn_q": config.heads, "attn_k": config.key_heads}',
+        '{"attn_k": config.key_heads}',
+        LAYOUT,
+        "tensor",
+    ),
+    Change(
+        "the epsilons change their names",
+        "inference/gguf_layout.py",
+        '{"rms": "attention.layer_norm_rms_epsilon", "layer": "attention.layer_norm_epsilon"}',
+        '{"layer": "attention.layer_norm_rms_epsilon", "rms": "attention.layer_norm_epsilon"}',
+        GGUF,
+        "keys_say",
+    ),
+    Change(
+        "a window does not shorten the context",
+        "inference/gguf_layout.py",
+        "return config.window if sees_less(config) and not layout.windows else",
+        "return",
+        GGUF,
+        "shortens",
+    ),
+)
