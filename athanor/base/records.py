@@ -12,6 +12,7 @@ import zstandard
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
 
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes a new encoder for every row: a quarter slower
 COMPRESSION_LEVEL = 3  # ten times faster than 10 at 8 % more bytes on source code
 
 
@@ -47,7 +48,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 def encode_record(row: dict[str, Any]) -> str:
     """One row as one line of JSON, Chinese characters readable."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return ENCODE(row) + "\n"
 
 
 def write_records(path: Path, rows: Iterable[dict[str, Any]]) -> int:
