@@ -39,7 +39,7 @@ def examine(subject: LocalSubject, rows: Sequence[dict[str, Any]], progress: Pro
         rows: conversations of one question and its answer, with meta skill, language and answer.
     """
     conversations = [Conversation.from_row(row) for row in rows]
-    prompts = [subject.chat_prompt(conversation.turns[:-1]) for conversation in conversations]
+    prompts = [subject.chat_prompt(conversation.turns[:-1], conversation.tools) for conversation in conversations]
     samplings = [_enough(subject, conversation.turns[-1].content) for conversation in conversations]
     answers = []
     for conversation, given in zip(conversations, subject.generate(prompts, samplings, progress), strict=True):

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.inference.runtime import open_model
 from athanor.inference.sampling import Sampling
 from athanor.inference.score import score, windows
-from athanor.tokens.tokenizer import DOCUMENT
+from athanor.tokens.chat import document_start
 
 
 class LocalSubject:
@@ -30,11 +31,11 @@ class LocalSubject:
         Long texts are read in windows of the model's context that overlap by half, so that every token but the first
         ones of a text is predicted from at least half a context (Transformer-XL's evaluation, Dai et al. 2019).
         """
-        start = self.tokenizer.special[DOCUMENT]
+        start = self._start()
         items: list[tuple[Sequence[int], int]] = []
         owners: list[int] = []
         for number, ids in enumerate(self.tokenizer.encode_batch(list(texts))):
-            for item in windows([start, *ids], self.context, self.context // 2):
+            for item in windows([*start, *ids], self.context, self.context // 2):
                 items.append(item)
                 owners.append(number)
         totals = [0.0] * len(texts)
@@ -53,4 +54,17 @@ class LocalSubject:
 
     def text_prompt(self, text: str) -> list[int]:
         """The beginning of a document as a prompt."""
-        return [self.tokenizer.special[DOCUMENT], *self.tokenizer.encode(text)]
+        return [*self._start(), *self.tokenizer.encode(text)]
+
+    def _start(self) -> list[int]:
+        """What every document begins with; without it nothing would predict the first token.
+
+        Raises:
+            AthanorError: the tokenizer has no such token.
+        """
+        if not (start := document_start(self.tokenizer)):
+            raise AthanorError(
+                "the tokenizer has no token to begin a document with: the first token of a text cannot be scored",
+                fix='add "bos_token" or "eos_token" to the tokenizer_config.json beside it',
+            )
+        return start

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.inference.cache import KeyValueCache
-from athanor.inference.generate import Completion, FinishReason, check_request
+from athanor.inference.generate import Completion, FinishReason, check_request, known_logits
 from athanor.inference.sampling import Sampling, SamplingState, choose
 from athanor.inference.schedule import Schedule
 from athanor.inference.stream import TextStream
@@ -215,7 +215,8 @@ class Batch:
 
     def _choose(self, hidden_BD: Tensor, rows: list[Row]) -> list[Piece]:
         """Choose a token for every row and see which rows end with it."""
-        tokens = choose(self.model.logits(hidden_BD), [row.state for row in rows])
+        logits_BV = known_logits(self.model.logits(hidden_BD), self.token_bytes)
+        tokens = choose(logits_BV, [row.state for row in rows])
         return [self._take(row, token) for row, token in zip(rows, tokens, strict=True) if row.finish is None]
 
     def _take(self, row: Row, token: int) -> Piece:

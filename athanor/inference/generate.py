@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.inference.sampling import Sampling, SamplingState, choose
@@ -62,6 +63,13 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
     return min(sampling.max_tokens or positions, positions - len(ids))
 
 
+def known_logits(logits_BV: Tensor, token_bytes: Sequence[bytes] | None) -> Tensor:
+    """The logits, where no token stands behind an id (the embedding is padded) minus infinity; changed in place."""
+    if token_bytes is not None and len(token_bytes) < logits_BV.shape[-1]:
+        logits_BV[..., len(token_bytes) :] = -torch.inf
+    return logits_BV
+
+
 def refuse_prefix(model: LanguageModel) -> None:
     """Refuse a network that reads its prompt in both directions: the engine would run it from left to right only.
 
@@ -96,7 +104,7 @@ def generate(
     for count in range(1, limit + 1):
         row = torch.tensor([[*ids, *state.generated]], device=device)
         logits_1V = model.logits(model.hidden(row)[:, -1])
-        token = choose(logits_1V, [state])[0]
+        token = choose(known_logits(logits_1V, token_bytes), [state])[0]
         if token in ends:
             return _completion(state, token_bytes, "stop", count)
         state.generated.append(token)

@@ -1,19 +1,15 @@
 """A checkpoint as one GGUF file that llama.cpp loads: names, settings and tokenizer translated, and read back.
 
-Names and keys as llama.cpp reads them (`src/llama-arch.cpp`, `src/llama-model.cpp`, `src/llama-vocab.cpp`) and its
-converter writes them (`conversion/`, `gguf-py/gguf/constants.py`).
+Names and keys as llama.cpp reads them (`src/llama-arch.cpp`, `src/llama-model.cpp`) and its converter writes them
+(`conversion/`, `gguf-py/gguf/constants.py`). The tokenizer's are in `gguf_tokenizer`.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
 
-import tokenizers
 import torch
-from tokenizers import Regex, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
@@ -32,30 +28,15 @@ from athanor.inference.gguf_layout import (
     turned,
     unturned,
 )
+from athanor.inference.gguf_tokenizer import tokenizer_values
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import Stored, fill_one, read_object, rows_of
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
 from athanor.models.streamed import Fill
-from athanor.tokens.template import jinja_source
-from athanor.tokens.tokenizer import DOCUMENT, END, PIECES, Tokenizer
 
-# llama.cpp cuts text before merging by the law that `tokenizer.ggml.pre` names. Our pattern and Qwen's, which it calls
-# "qwen2", cut alike: \s*[\r\n] and \s*[\r\n]+ both end at the last line end of a run of white space. What is left are
-# two differences, found by comparing every character of Unicode (docs/design/003-export.md); text without them has
-# the same ids.
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-PRE = {PIECES: "qwen2", QWEN2: "qwen2"}
-DIFFERENCES = (
-    "letters and digits that Unicode 16 added (2024: 4,302 and 80, in scripts such as Garay and Todhri), which "
-    "llama.cpp takes for signs; and an apostrophe before the old letter ſ (U+017F); no other text"
-)
 NOTES = "athanor.notes"
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # `enum llama_token_type`
 
 
 def write_model(source: Path, target: Path, kind: NumberType, about: Mapping[str, str]) -> list[str]:
@@ -73,12 +54,7 @@ def write_model(source: Path, target: Path, kind: NumberType, about: Mapping[str
     """
     family, config = read_config(read_object(source / "config.json"), str(source / "config.json"))
     layout = layout_of(family, config)
-    tokenizer = tokenizer_values(source)
-    if len(tokenizer["tokenizer.ggml.tokens"]) != config.vocabulary:
-        raise AthanorError(
-            f"{source}: the tokenizer has {len(tokenizer['tokenizer.ggml.tokens'])} token ids, "
-            f"the model {config.vocabulary}"
-        )
+    tokenizer = tokenizer_values(source, config.vocabulary)
     ours = shapes_of(config)
     notes, network = notes_of(layout, config), network_values(layout, config)
     values: dict[str, Value] = {
@@ -224,80 +200,3 @@ def type_of(name: str, shape: tuple[int, ...], kind: NumberType) -> NumberType:
     if kind.name == "Q4_0" and name in ("token_embd.weight", "output.weight"):
         return TYPES["Q8_0"]
     return kind
-
-
-# ------------------------------------------------------------------------------------------------------ the tokenizer
-
-
-def tokenizer_values(folder: Path) -> dict[str, Any]:
-    """The `tokenizer.` keys for a folder's tokenizer files.
-
-    Raises:
-        AthanorError: the tokenizer does something that llama.cpp's byte-level BPE would not do.
-    """
-    saved = read_object(folder / "tokenizer.json")
-    core = saved["model"]
-    wrong = next((f"{key}={core[key]!r}" for key in ("dropout", "unk_token", "continuing_subword_prefix",
-                  "end_of_word_suffix", "byte_fallback", "ignore_merges") if core.get(key)), None)  # fmt: skip
-    if core.get("type") != "BPE" or wrong or saved.get("normalizer"):
-        raise AthanorError(
-            f"{folder}/tokenizer.json: llama.cpp has no tokenizer like this ({wrong or core.get('type')})",
-            allowed="byte-level BPE without a normalizer", fix="athanor export --to hf",
-        )  # fmt: skip
-    tokens = [""] * Tokenizer.load(folder).vocabulary
-    types = [NORMAL] * len(tokens)
-    for token, index in core["vocab"].items():
-        tokens[index] = token
-    for added in saved.get("added_tokens", ()):
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
-    pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in core["merges"]]
-    special = Tokenizer.load(folder).special
-    chosen = {"bos": special[DOCUMENT], "eos": special[END], "eot": special[END], "padding": special[END]}
-    return {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre_name(saved.get("pre_tokenizer"), folder),
-        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
-        **{f"tokenizer.ggml.{name}_token_id": index for name, index in chosen.items()},
-        "tokenizer.ggml.add_bos_token": False, "tokenizer.ggml.add_eos_token": False,
-        "tokenizer.chat_template": jinja_source(),
-    }  # fmt: skip
-
-
-def pre_name(told: Any, folder: Path) -> str:
-    """What llama.cpp calls the way this tokenizer cuts text."""
-    for pattern, name in PRE.items():
-        if _plain(told) == _plain(json.loads(pre_tokenizer(pattern).__getstate__())):
-            return name
-    raise AthanorError(
-        f"{folder}/tokenizer.json cuts text in a way that no pre-tokenizer of llama.cpp is known to equal: "
-        "its token ids would differ, and so would every answer",
-        allowed="the pattern of `athanor run` or of Qwen2", fix="athanor export --to hf",
-    )  # fmt: skip
-
-
-def _plain(told: Any) -> Any:
-    """A pre-tokenizer's settings without the one that concerns offsets only."""
-    if isinstance(told, dict):
-        return {key: _plain(value) for key, value in told.items() if key != "trim_offsets"}
-    return [_plain(one) for one in told] if isinstance(told, list) else told
-
-
-def pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Text cut by a pattern, then spelled in GPT-2's letters for bytes."""
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(pattern), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-
-
-def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer that a GGUF file's values describe, cutting text by llama.cpp's own pattern."""
-    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    merges = [tuple(pair.split(" ")) for pair in values["tokenizer.ggml.merges"]]
-    core = tokenizers.Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
-    assert values["tokenizer.ggml.pre"] == PRE[QWEN2]
-    core.pre_tokenizer = pre_tokenizer(QWEN2)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL])
-    return Tokenizer(core)

@@ -1,7 +1,9 @@
 """A checkpoint's folder opened for use: model, tokenizer, chat template and engine that belong together."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,8 +12,8 @@ from athanor.base.errors import AthanorError
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model
 from athanor.models.language import LanguageModel
+from athanor.tokens.chat import Template, check_vocabulary, end_ids, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation, Turn
-from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -19,20 +21,28 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Runtime:
-    """What answers questions."""
+    """What answers questions.
+
+    Attributes:
+        template: ours, or the model's own; None: it has none, and can only continue texts.
+    """
 
     model: LanguageModel
     tokenizer: Tokenizer
-    template: ChatTemplate
+    template: Template | None
     engine: Engine
 
-    def chat_prompt(self, turns: list[Turn] | tuple[Turn, ...]) -> list[int]:
-        """A conversation as a prompt for the assistant's next turn."""
-        return self.template.render(Conversation(tuple(turns)), generation_prompt=True).ids
+    def chat_prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """A conversation as a prompt for the assistant's next turn.
+
+        Raises:
+            AthanorError: the model has no chat template, or its own refuses the conversation.
+        """
+        return require_template(self.template).prompt_ids(Conversation(tuple(turns), tools=tuple(tools)))
 
 
 def open_model(folder: Path, dtype: str = "auto", device: str = "auto") -> Runtime:
-    """Open a model's folder, 16-bit or INT4.
+    """Open a model's folder, 16-bit or INT4, ours or another's.
 
     Args:
         dtype: 'auto' (bf16 where the hardware multiplies it), 'float32' or 'bfloat16'.
@@ -46,10 +56,7 @@ def open_model(folder: Path, dtype: str = "auto", device: str = "auto") -> Runti
         raise AthanorError(f"dtype={dtype!r} is not known", allowed="auto, " + ", ".join(DTYPES))
     model = load_model(folder, dtype=fast_dtype(place) if dtype == "auto" else DTYPES[dtype], device=place)
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.vocabulary != model.config.vocabulary:
-        raise AthanorError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary} token ids, the model {model.config.vocabulary}",
-            fix="put the tokenizer.json that the model was trained with beside it",
-        )
-    template = ChatTemplate(tokenizer)
-    return Runtime(model, tokenizer, template, Engine(model, tokenizer, end_ids=[template.end_id]))
+    check_vocabulary(tokenizer, model.config.vocabulary, folder)
+    stored = stored_ends(folder)
+    template = open_template(tokenizer, stored)
+    return Runtime(model, tokenizer, template, Engine(model, tokenizer, end_ids=end_ids(tokenizer, template, stored)))

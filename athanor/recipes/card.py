@@ -18,8 +18,9 @@ LANGUAGES = ("en", "zh")
 
 
 def model_card(
-    name: str, artifact: Artifact | None, config: Mapping[str, Any], parameters: int, licence: str | None
-) -> str:
+    name: str, artifact: Artifact | None, config: Mapping[str, Any], parameters: int, licence: str | None,
+    chats: bool = True,
+) -> str:  # fmt: skip
     """README.md of a model.
 
     Args:
@@ -27,6 +28,7 @@ def model_card(
         config: its config.json.
         parameters: how many weights it has.
         licence: an identifier such as apache-2.0; None: nobody stated one.
+        chats: whether it has a chat template.
     """
     family = line(artifact) if artifact else []
     evaluations = list(evaluations_of(artifact)) if artifact else []
@@ -34,7 +36,7 @@ def model_card(
         front(licence, evaluations),
         f"# {name}\n\nA {config['model_type']} language model of {quantity(parameters)} parameters, exported by "
         f"Athanor {athanor.__version__}. This card is written from the records of the run that made the model.",
-        use(config),
+        use(config, chats),
         data(family),
         training(family),
         evaluation(evaluations),
@@ -77,8 +79,15 @@ def front(licence: str | None, evaluations: list[tuple[str, Artifact]]) -> str:
     return "---\n" + "\n".join([*rows, "tags: [athanor]"]) + "\n---"
 
 
-def use(config: Mapping[str, Any]) -> str:
+def use(config: Mapping[str, Any], chats: bool) -> str:
     """How to run it, and its shape."""
+    prompt = (
+        'messages = [{"role": "user", "content": "Who are you?"}]\n'
+        'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")\n'
+        if chats
+        else 'prompt = tokenizer("The history of the world", return_tensors="pt")\n'
+    )
+    again = "Or `athanor chat FOLDER`, `athanor serve FOLDER`." if chats else "Or `athanor serve FOLDER`."
     shape = [("family", config["model_type"]), ("vocabulary", config.get("vocab_size")),
              ("context", config.get("max_position_embeddings", config.get("n_positions"))),
              ("layers", config.get("num_hidden_layers", config.get("n_layer"))),
@@ -87,10 +96,8 @@ def use(config: Mapping[str, Any]) -> str:
     return (
         "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'tokenizer = AutoTokenizer.from_pretrained(".")\nmodel = AutoModelForCausalLM.from_pretrained(".")\n'
-        'messages = [{"role": "user", "content": "Who are you?"}]\n'
-        'prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")\n'
-        "print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))\n```\n\n"
-        "Or `athanor chat FOLDER`, `athanor serve FOLDER`.\n\n" + table(("", ""), shape)
+        f"{prompt}print(tokenizer.decode(model.generate(**prompt, max_new_tokens=64)[0]))\n```\n\n"
+        f"{again}\n\n" + table(("", ""), shape)
     )
 
 

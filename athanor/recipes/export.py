@@ -25,19 +25,20 @@ from athanor.inference import equivalence
 from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
 from athanor.inference.ggml import TYPES
 from athanor.inference.gguf import GgufFile
-from athanor.inference.gguf_model import DIFFERENCES, gguf_filler, read_model, read_tokenizer, write_model
+from athanor.inference.gguf_model import gguf_filler, read_model, write_model
+from athanor.inference.gguf_tokenizer import differences, read_tokenizer
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import INDEX, Stored, convert_checkpoint, load_checkpoint, read_object
 from athanor.models.language import LanguageModel
 from athanor.models.streamed import Fill, filler_of
 from athanor.recipes.adapters import KIND, base_of, merge_checkpoint, refuse_others, to_peft
 from athanor.recipes.card import model_card
+from athanor.recipes.import_model import TOKENIZER_FILES
 from athanor.store.artifact import Artifact
-from athanor.tokens.template import jinja_source
-from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
+from athanor.tokens.chat import generation_of, jinja_of
+from athanor.tokens.tokenizer import Tokenizer
 
 PLAIN_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,16 @@ def written(target: Path, to: str, write: Callable[[Path], dict[str, Any]]) -> d
 
 def prepare(folder: Path, artifact: Artifact | None, tokenizer: Tokenizer, kind: str | None, work: Path) -> Source:
     """The weights as an ordinary checkpoint: made numbers again if they are codes, with the adapter if there is one."""
-    dense, merged = folder, None
+    dense, merged, generation = folder, None, generation_of(folder, tokenizer)
     if is_quantized(folder):
         dense = work / "dense"
-        dequantize_checkpoint(folder, dense, special_ids(tokenizer))
-        tokenizer.save(dense, jinja_source())
+        dequantize_checkpoint(folder, dense, generation)
+        tokenizer.save(dense, jinja_of(tokenizer))
     if artifact is not None and artifact.kind == KIND:
         dtype = PLAIN_TYPES[kind if kind in PLAIN_TYPES else stored_type(dense)]
-        merged = merge_checkpoint(artifact, dense, work / "merged", dtype, special_ids(tokenizer))
+        merged = merge_checkpoint(artifact, dense, work / "merged", dtype, generation)
         dense = work / "merged"
-        tokenizer.save(dense, jinja_source())
+        tokenizer.save(dense, jinja_of(tokenizer))
     return Source(folder, artifact, dense, tokenizer, merged)
 
 
@@ -146,18 +147,21 @@ def to_hf(source: Source, result: Path, kind: str, licence: str | None, progress
             shutil.copyfile(source.dense / name, result / name)
     else:
         convert_checkpoint(source.dense, result, PLAIN_TYPES[kind])
-        write_json(result / "generation_config.json", special_ids(source.tokenizer))
-    source.tokenizer.save(result, jinja_source())
+        write_json(result / "generation_config.json", generation_of(source.dense, source.tokenizer))
+    source.tokenizer.save(result, jinja_of(source.tokenizer))
     progress.start("reading it again and comparing", None, "")
-    template = (result / "chat_template.jinja").read_text(encoding="utf-8")
+    written = Tokenizer.load(result)
     receipt = {
         **head(source, "hf", kind, "the folder was loaded again by Athanor's own reader"),
         "logits": compare_models(source, lambda: load_checkpoint(result), lambda: filler_of(result)),
-        "token_ids": equivalence.compare_tokenizers(source.tokenizer, Tokenizer.load(result)),
-        "chat_template": equivalence.compare_template(source.tokenizer, template),
+        "token_ids": equivalence.compare_tokenizers(source.tokenizer, written),
+        "chat_template": equivalence.compare_template(source.tokenizer, written.chat_template, written),
     }
     equivalence.refuse_unequal(receipt, exact=lossless(source, kind))
-    card = model_card(source.name, source.artifact, read_object(result / "config.json"), source.parameters, licence)
+    card = model_card(
+        source.name, source.artifact, read_object(result / "config.json"), source.parameters, licence,
+        chats=written.chat_template is not None,
+    )  # fmt: skip
     (result / "README.md").write_text(card, encoding="utf-8")
     return finish(receipt, result, "receipt.json", progress)
 
@@ -183,10 +187,11 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
             source, lambda: read_model(file, source.dense), lambda: gguf_filler(file, source.dense)
         ),
         "token_ids": {
-            **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values)),
-            "cut_by": file.values["tokenizer.ggml.pre"], "known_differences": DIFFERENCES,
+            **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values), normal=True),
+            "cut_by": file.values["tokenizer.ggml.pre"],
+            "known_differences": differences(source.tokenizer, file.values),
         },
-        "chat_template": equivalence.compare_template(source.tokenizer, file.values["tokenizer.chat_template"]),
+        "chat_template": equivalence.compare_template(source.tokenizer, file.values.get("tokenizer.chat_template")),
     }  # fmt: skip
     equivalence.refuse_unequal(receipt, exact=lossless(source, kind))
     return finish(receipt, result, "model.receipt.json", progress)
@@ -252,12 +257,6 @@ def count_types(file: GgufFile) -> dict[str, int]:
 
 
 # --------------------------------------------------------------------------------------------------- files and places
-
-
-def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """What generation_config.json says about the tokenizer."""
-    document, end = tokenizer.special[DOCUMENT], tokenizer.special[END]
-    return {"bos_token_id": document, "eos_token_id": end, "pad_token_id": end}
 
 
 def checkpoint_files(folder: Path) -> list[str]:

@@ -26,6 +26,7 @@ from athanor.models.extend import extend_vocabulary
 from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
 from athanor.store.artifact import Artifact
+from athanor.tokens.chat import jinja_of
 from athanor.tokens.extend import ExtensionPlan, as_rows, extend
 from athanor.tokens.tokenizer import Tokenizer
 
@@ -85,7 +86,7 @@ def extend_model(
     tokenizer = Tokenizer.load(source.path)
     progress.start("choosing new tokens", None, "")
     larger, plan = extend(tokenizer, settings.words, settings.special, _texts(documents), settings.count)
-    larger.save(folder)
+    larger.save(folder, jinja_of(larger))  # ours must break the new special tokens in text, too
     written = Tokenizer.load(folder)
     receipt: dict[str, Any] = {
         "how": "the larger model and its tokenizer were written, read again and put beside the old ones; `texts` "

@@ -13,12 +13,15 @@ from athanor.models.convert import INDEX, read_object, refuse_pickles
 from athanor.models.settings import read_config
 from athanor.models.shapes import count_parameters
 from athanor.store.artifact import Artifact
-from athanor.tokens.template import jinja_source
-from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
+from athanor.tokens.chat import check_vocabulary, jinja_of, special_ids
+from athanor.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
-FILES = ("config.json", "generation_config.json", INDEX, "tokenizer.json", "tokenizer_config.json",
-         "chat_template.jinja")  # fmt: skip
+CHECKPOINT_FILES = ("config.json", "generation_config.json", INDEX)
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json",
+    "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "tiktoken.model",
+)  # fmt: skip
 
 
 class ImportSettings(Settings):
@@ -39,35 +42,31 @@ def import_model(
     """Copy the checkpoint, write its tokenizer files anew, and compare what was written with what was given.
 
     Raises:
-        AthanorError: a pickle, a family or setting we cannot run, a damaged file, or a foreign tokenizer (SPEC T2).
+        AthanorError: a pickle, a family or setting we cannot run, a damaged file, or a tokenizer or chat template that
+            is Python code, unknown or unsafe.
     """
     source = folder_of(settings)
     tokenizer = equivalence.open_tokenizer(source)
     progress.start("reading the checkpoint", None, "")
     record = {key: value for key, value in read_object(source / "config.json").items() if key != "quantization_config"}
     _, config = read_config(record, str(source / "config.json"))
-    if tokenizer.vocabulary != config.vocabulary:
-        raise AthanorError(
-            f"{source}: the tokenizer has {tokenizer.vocabulary} token ids, the model {config.vocabulary}",
-            fix="put the tokenizer.json that the model was trained with beside it",
-        )
+    check_vocabulary(tokenizer, config.vocabulary, source)
     before = equivalence.observe_folder(source, tokenizer)
     progress.start("copying and comparing", None, "")
     hashes = file_hashes(source)
     for name in hashes:
-        if not name.startswith(("tokenizer", "chat_template")):
+        if name in CHECKPOINT_FILES or name.endswith(".safetensors"):
             shutil.copyfile(source / name, folder / name)
-    if "generation_config.json" not in hashes:
-        document, end = tokenizer.special[DOCUMENT], tokenizer.special[END]
-        ids = {"bos_token_id": document, "eos_token_id": end, "pad_token_id": end}
-        write_json(folder / "generation_config.json", ids)
-    tokenizer.save(folder, jinja_source())
+    if "generation_config.json" not in hashes and tokenizer.native:  # of others, config.json may know it
+        write_json(folder / "generation_config.json", special_ids(tokenizer))
+    tokenizer.save(folder, jinja_of(tokenizer))
+    written = Tokenizer.load(folder)
     receipt = {
         "how": "the copy was loaded again and run beside the source",
         "source": {"files": hashes},
         "logits": equivalence.compare_behaviour(before, equivalence.observe_folder(folder, tokenizer)),
-        "token_ids": equivalence.compare_tokenizers(tokenizer, Tokenizer.load(folder)),
-        "chat_template": equivalence.compare_template(tokenizer, jinja_source()),
+        "token_ids": equivalence.compare_tokenizers(tokenizer, written),
+        "chat_template": equivalence.compare_template(tokenizer, written.chat_template, written),
     }
     equivalence.refuse_unequal(receipt, exact=True)
     write_json(folder / RECEIPT, receipt)
@@ -94,6 +93,6 @@ def folder_of(settings: ImportSettings) -> Path:
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Name and hash of every file that makes the model; others in the folder are not read."""
-    names = [name for name in FILES if (folder / name).is_file()]
-    names += sorted(path.name for path in folder.glob("*.safetensors"))
+    names = [name for name in (*CHECKPOINT_FILES, *TOKENIZER_FILES) if (folder / name).is_file()]
+    names += sorted(path.name for ending in ("*.safetensors", "*.tiktoken") for path in folder.glob(ending))
     return {name: hash_file(folder / name) for name in names}

@@ -19,7 +19,7 @@ from athanor.evaluation.subject import LocalSubject
 from athanor.inference.quantize import Quantization, compare, kernels, quantize_checkpoint
 from athanor.inference.score import windows
 from athanor.store.artifact import Artifact
-from athanor.tokens.template import jinja_source
+from athanor.tokens.chat import jinja_of
 from athanor.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
@@ -60,7 +60,8 @@ def quantize(
         group_size=settings.group_size, embedding_bits=settings.embedding_bits, head_bits=settings.head_bits
     )
     sizes = quantize_checkpoint(full, folder, how)
-    Tokenizer.load(full).save(folder, jinja_source())
+    tokenizer = Tokenizer.load(full)
+    tokenizer.save(folder, jinja_of(tokenizer))
     before, after = LocalSubject(full), LocalSubject(folder)
     texts = heldout_texts(parents["corpus"], settings.heldout_bytes)
     figures = _compare(before, after, texts, parents, settings, folder, progress)

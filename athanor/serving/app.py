@@ -26,25 +26,27 @@ from athanor.serving.history import Prompt, fit, refuse_giants, render
 from athanor.serving.page import not_found, page_routes
 from athanor.serving.sending import StreamedAnswer, Task, WholeAnswer
 from athanor.serving.settings import ServingSettings, check_exposure
-from athanor.tokens.template import ChatTemplate
-from athanor.tokens.tokenizer import DOCUMENT
+from athanor.tokens.chat import NO_TEMPLATE, Template, bytes_per_token, completion_start
+from athanor.tokens.tokenizer import Tokenizer
 
 Why = Callable[[str], list[dict[str, Any]]]
 
 
 def create_app(
     engine: Engine,
-    template: ChatTemplate,
+    template: Template | None,
     *,
     model_name: str,
     settings: ServingSettings,
     why: Why | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> FastAPI:
     """The application that answers for one model.
 
     Args:
         engine: started; the caller closes it after the server stopped.
-        template: the chat template with the model's tokenizer.
+        template: the chat template with the model's tokenizer; None: the model only continues texts, and `tokenizer`
+            must be given.
         model_name: what clients put into `model`.
         why: from a text to the rows of `athanor.serving.why.span_rows`; None hides the button and refuses /why.
     Raises:
@@ -53,7 +55,9 @@ def create_app(
     check_exposure(settings)
     app = FastAPI(title="Athanor", docs_url=None, redoc_url=None, swagger_ui_oauth2_redirect_url=None)
     app.router.redirect_slashes = False
-    server = Server(engine, template, model_name, settings, why)
+    tokenizer = tokenizer if template is None else template.tokenizer
+    assert tokenizer is not None
+    server = Server(engine, template, tokenizer, model_name, settings, why)
     add = app.add_api_route
     add("/v1/models", server.models, methods=["GET"])
     add("/v1/models/{name:path}", server.model, methods=["GET"])
@@ -73,12 +77,14 @@ class Server:
     """The routes and what they share: one engine, one template, one count of answers in progress."""
 
     def __init__(
-        self, engine: Engine, template: ChatTemplate, model_name: str, settings: ServingSettings, why: Why | None
-    ):
-        self.engine, self.template, self.model_name = engine, template, model_name
+        self, engine: Engine, template: Template | None, tokenizer: Tokenizer, model_name: str,
+        settings: ServingSettings, why: Why | None,
+    ):  # fmt: skip
+        self.engine, self.template, self.tokenizer, self.model_name = engine, template, tokenizer, model_name
         self.settings, self.why = settings, why
         self.created = int(time.time())
-        self.longest_token = max(len(token) for token in template.tokenizer.token_bytes())
+        token_bytes = tokenizer.token_bytes()
+        self.vocabulary, self.longest_token = len(token_bytes), bytes_per_token(tokenizer, token_bytes)
         self.room = Room(settings.queue)
 
     async def models(self) -> Response:
@@ -117,6 +123,9 @@ class Server:
         """POST /v1/chat/completions."""
         asked = check(schema.ChatRequest, schema.refuse_unsupported(await read_object(request)))
         self._check_model(asked.model)
+        if self.template is None:
+            message = f"This model cannot chat: {NO_TEMPLATE}. Ask /v1/completions to continue a text."
+            raise bad_request(message, param="messages", code="no_chat_template")
         prompt = await run_in_threadpool(
             render,
             self.template,
@@ -138,12 +147,11 @@ class Server:
         return self._answer(asked, prompts, chat=False, before=before, headers={})
 
     def _document_prompts(self, asked: schema.CompletionRequest) -> list[Prompt]:
-        tokenizer = self.template.tokenizer
         for text in asked.prompt:
             refuse_giants([text], self.longest_token, self.engine.context, "prompt")
-        rows = tokenizer.encode_batch(list(asked.prompt))
-        start = tokenizer.special[DOCUMENT]  # as every document of pretraining begins
-        return [fit([start, *row], asked.longest, self.engine.context, "prompt") for row in rows]
+        rows = self.tokenizer.encode_batch(list(asked.prompt))
+        start = completion_start(self.tokenizer)
+        return [fit([*start, *row], asked.longest, self.engine.context, "prompt") for row in rows]
 
     def _answer(
         self, asked: schema.Generation, prompts: list[Prompt], *, chat: bool, before: list[str], headers: dict[str, str]
@@ -153,9 +161,8 @@ class Server:
             raise engine_stopped()
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
         shape = Shape(self.model_name, chat, with_usage)
-        vocabulary = self.template.tokenizer.vocabulary
         jobs: list[Job] = [
-            (prompt.ids, sampling_of(asked, prompt.longest, index, vocabulary))
+            (prompt.ids, sampling_of(asked, prompt.longest, index, self.vocabulary))
             for prompt in prompts
             for index in range(asked.n)
         ]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from athanor.base.errors import AthanorError
 from athanor.serving.errors import ApiError, bad_request
 from athanor.serving.schema import Message
+from athanor.tokens.chat import Template
 from athanor.tokens.conversation import Conversation, Role, Turn
-from athanor.tokens.template import ChatTemplate
 
 ROLE_OF: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 ANSWER_SHARE = 4  # with no max_tokens, an older turn must go before an answer has less than a fourth of the context
@@ -42,27 +42,29 @@ def fit(ids: list[int], longest: int | None, context: int, param: str, dropped: 
     return Prompt(ids, longest or room, dropped)
 
 
-def refuse_giants(texts: Iterable[str], longest_token: int, context: int, param: str) -> None:
-    """Refuse, before any work, texts too long at even `longest_token` bytes per token.
+def refuse_giants(texts: Iterable[str], longest_token: int | None, context: int, param: str) -> None:
+    """Refuse, before any work, texts too long at even `longest_token` bytes per token; None: nobody knows how long.
 
     Raises:
         ApiError: 400, `context_length_exceeded`.
     """
+    if longest_token is None:
+        return
     least = sum(-(-len(text.encode("utf-8")) // longest_token) for text in texts)
     if least > context:
         raise too_long(f"at least {least}", None, context, param)
 
 
 def render(
-    template: ChatTemplate,
+    template: Template,
     messages: Sequence[Message],
     longest: int | None,
     *,
     context: int,
-    longest_token: int,
+    longest_token: int | None,
     drop_oldest: bool,
 ) -> Prompt:
-    """The conversation through the one chat template, its oldest turns left out if that is the policy.
+    """The conversation through the model's chat template, its oldest turns left out if that is the policy.
 
     System turns always stay, and so does everything from the last user turn on; what is kept begins with a user turn.
 
@@ -91,8 +93,8 @@ def _from(turns: Sequence[Turn], start: int) -> list[Turn]:
     return [turn for place, turn in enumerate(turns) if place >= start or turn.role == "system"]
 
 
-def _ids(template: ChatTemplate, turns: Sequence[Turn]) -> list[int]:
+def _ids(template: Template, turns: Sequence[Turn]) -> list[int]:
     try:
-        return template.render(Conversation(tuple(turns)), generation_prompt=True).ids
+        return template.prompt_ids(Conversation(tuple(turns)))
     except AthanorError as problem:
         raise bad_request(str(problem), param="messages") from None

@@ -100,6 +100,10 @@ def _check(words: Sequence[str], special: Sequence[str], known: dict[str, int]) 
     for token in (*words, *special):
         if not token or token.isspace():
             raise AthanorError(f"{token!r} cannot be a token", allowed="text with a visible character")
+        if token in special and len(token) < 2:
+            raise AthanorError(
+                f"{token!r} cannot be special", allowed="two letters or more, so that text can be told apart"
+            )
         if token in known or token in seen:
             raise AthanorError(f"the tokenizer has the token {token!r} already", fix="leave it out")
         seen.add(token)

@@ -46,7 +46,7 @@ class Rendered:
 
 def defuse(text: str, tokens: Iterable[str] = SPECIAL_TOKENS) -> str:
     """Break every spelling of a special token inside ordinary text with a space."""
-    if tokens is SPECIAL_TOKENS and "<|" not in text:
+    if tokens == SPECIAL_TOKENS and "<|" not in text:
         return text
     for token in tokens:
         text = text.replace(token, token[0] + " " + token[1:])
@@ -91,16 +91,25 @@ def _read_call(text: str) -> tuple[ToolCall | None, str]:
     return ToolCall(name, arguments), rest.lstrip()
 
 
-def jinja_source() -> str:
+def specials_of(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Every special token of a tokenizer: ours, then those that were added, in the order of their ids."""
+    added = sorted(tokenizer.special.keys() - set(SPECIAL_TOKENS), key=tokenizer.special.__getitem__)
+    return (*SPECIAL_TOKENS, *added)
+
+
+def jinja_source(tokens: tuple[str, ...] = SPECIAL_TOKENS) -> str:
     """The template as Jinja, for `transformers` and every other reader of chat_template.jinja.
 
     Only constructs that llama.cpp's interpreters run too: methods instead of filters, and no macros. Arguments that
     come as text are written as they are: the ids are ours where it is the text that `json_arguments` writes.
+
+    Args:
+        tokens: the special tokens that text must not spell.
     """
     return (
         _jinja_tools()
         + "{%- for message in messages -%}"
-        + _jinja_content()
+        + _jinja_content(tokens)
         + "{{- '<|' + message['role'] + '|>' + text -}}"
         "{%- if loop.index0 == 0 and message['role'] == 'system' and listed.text -%}"
         "{%- if text -%}{{- '\\n\\n' -}}{%- endif -%}"
@@ -113,9 +122,9 @@ def jinja_source() -> str:
     )  # fmt: skip
 
 
-def is_ours(jinja: str) -> bool:
+def is_ours(jinja: str, tokens: tuple[str, ...] = SPECIAL_TOKENS) -> bool:
     """Whether a template gives every conversation that it renders the ids that we train and answer with."""
-    return jinja == jinja_source() or hashlib.sha256(jinja.encode()).hexdigest() in EARLIER
+    return jinja in (jinja_source(), jinja_source(tokens)) or hashlib.sha256(jinja.encode()).hexdigest() in EARLIER
 
 
 def _jinja_tools() -> str:
@@ -135,7 +144,7 @@ def _jinja_tools() -> str:
     )
 
 
-def _jinja_content() -> str:
+def _jinja_content(tokens: tuple[str, ...]) -> str:
     """Checks a message and sets `calling` and `text`, its content."""
     return (
         "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] -%}"
@@ -146,7 +155,7 @@ def _jinja_content() -> str:
         "{{- raise_exception('only the assistant calls tools') -}}"
         "{%- endif -%}"
         "{%- if message['content'] is string -%}"
-        "{%- set text = " + _replacing("message['content']", _breaks(SPECIAL_TOKENS)) + " -%}"
+        "{%- set text = " + _replacing("message['content']", _breaks(tokens)) + " -%}"
         "{%- elif calling -%}"
         "{%- set text = '' -%}"
         "{%- else -%}"
@@ -189,8 +198,8 @@ def _escapes() -> list[tuple[str, str]]:
 def _replacing(expression: str, pairs: list[tuple[str, str]]) -> str:
     """A Jinja expression whose text has every first of `pairs` replaced by the second."""
     for old, new in pairs:
-        written = new.replace("\\", "\\\\")
-        expression += f".replace('{old}', '{written}')"
+        read, written = (text.replace("\\", "\\\\").replace("'", "\\'") for text in (old, new))
+        expression += f".replace('{read}', '{written}')"
     return expression
 
 
@@ -206,21 +215,21 @@ def _call_text(call: ToolCall) -> str:
     return f'{OPEN}{{"name": {_json(call.name)}, "arguments": {_json(dict(call.arguments))}}}{CLOSE}'
 
 
-def _plain_turns(conversation: Conversation) -> list[tuple[str, str]]:
+def _plain_turns(conversation: Conversation, tokens: tuple[str, ...]) -> list[tuple[str, str]]:
     """Role and text of every turn that the model reads: content, tools and calls."""
     tools = "\n".join([TOOLS, *(_json(tool["function"]) for tool in conversation.tools)]) if conversation.tools else ""
     begun = bool(conversation.turns) and conversation.turns[0].role == "system"
     rows = [] if begun or not tools else [("system", tools)]
     for place, turn in enumerate(conversation.turns):
-        text = _text(turn, bool(tools))
+        text = _text(turn, bool(tools), tokens)
         if place == 0 and begun and tools:
             text = "\n\n".join(part for part in (text, tools) if part)
         rows.append((turn.role, text))
     return rows
 
 
-def _text(turn: Turn, with_tools: bool) -> str:
-    text = defuse(turn.content)
+def _text(turn: Turn, with_tools: bool, tokens: tuple[str, ...]) -> str:
+    text = defuse(turn.content, tokens)
     if not turn.tool_calls:
         return defuse(text, MARKS) if with_tools else text
     if turn.role != "assistant":
@@ -233,7 +242,7 @@ class ChatTemplate:
     """Renders conversations with one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.specials = tokenizer, specials_of(tokenizer)
 
     @property
     def end_id(self) -> int:
@@ -255,7 +264,7 @@ class ChatTemplate:
 
     def render_all(self, conversations: Iterable[Conversation], generation_prompt: bool = False) -> list[Rendered]:
         """Every conversation in order, all contents tokenised in one parallel call."""
-        every = [_plain_turns(conversation) for conversation in conversations]
+        every = [_plain_turns(conversation, self.specials) for conversation in conversations]
         contents = self.tokenizer.encode_batch([text for one in every for _, text in one])
         rows = iter(contents)
         return [

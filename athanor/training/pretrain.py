@@ -68,7 +68,8 @@ def pretrain(
     shards = parents["shards"]
     shards.verify()
     tokenizer = Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
-    model = prepare(LanguageModel(network(settings, tokenizer.vocabulary)).initialise(settings.seed), settings.dtype)
+    highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
+    model = prepare(LanguageModel(network(settings, highest)).initialise(settings.seed), settings.dtype)
     batches = Batches(TokenFiles(shards.path), settings.context, settings.rows, settings.seed)
     device = next(model.parameters()).device
     objective = Objective(

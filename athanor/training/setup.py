@@ -1,5 +1,6 @@
 """What every training step prepares and leaves behind: device, number type, tensors of a batch, the checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,8 @@ from athanor.base.device import pick_device, set_threads
 from athanor.data.batches import Batch
 from athanor.models.convert import save_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.tokens.template import jinja_source
-from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer
+from athanor.tokens.chat import Template, end_ids, generation_of, jinja_of, special_ids, stored_ends
+from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import Objective
 
 DtypeName = Literal["float32", "bfloat16"]
@@ -43,12 +44,25 @@ def next_token_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> t
     return model.loss(ids_BT, targets_BT, documents_BT)
 
 
-def save_model(model: LanguageModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write a checkpoint that `transformers` loads: weights, config, tokenizer, chat template."""
-    document, end = tokenizer.special[DOCUMENT], tokenizer.special[END]
-    generation = {"bos_token_id": document, "eos_token_id": end, "pad_token_id": end}
-    save_checkpoint(model, folder, generation=generation)
-    tokenizer.save(folder, jinja_source())
+def save_model(
+    model: LanguageModel, tokenizer: Tokenizer, folder: Path, generation: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint that `transformers` loads: weights, config, tokenizer, chat template.
+
+    Args:
+        generation: generation_config.json; None: what the tokenizer says.
+    """
+    save_checkpoint(model, folder, generation=special_ids(tokenizer) if generation is None else generation)
+    tokenizer.save(folder, jinja_of(tokenizer))
+
+
+def chat_generation(base: Path, tokenizer: Tokenizer, template: Template) -> dict[str, Any]:
+    """generation_config.json of a model fine-tuned to chat: its base's, and what ends an answer ends the generation."""
+    if tokenizer.native:
+        return special_ids(tokenizer)
+    generation = generation_of(base, tokenizer)
+    ends = end_ids(tokenizer, template, stored_ends(base))
+    return {**generation, "eos_token_id": list(ends) if len(ends) > 1 else ends[0]}
 
 
 def summary(rows: list[dict[str, Any]], objective: Objective, seconds: float) -> dict[str, Any]:

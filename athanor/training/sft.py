@@ -17,11 +17,20 @@ from athanor.data.exercises import TRAIN
 from athanor.data.pack import TokenFiles
 from athanor.models.convert import load_checkpoint
 from athanor.store.artifact import RESUME, Artifact
+from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation
-from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import LoopSettings, Objective, train, write_metrics
-from athanor.training.setup import DTYPES, DtypeName, next_token_loss, prepare, save_model, summary, to_tensors
+from athanor.training.setup import (
+    DTYPES,
+    DtypeName,
+    chat_generation,
+    next_token_loss,
+    prepare,
+    save_model,
+    summary,
+    to_tensors,
+)
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
@@ -39,16 +48,22 @@ class FinetuneSettings(LoopSettings):
 def finetune(
     settings: FinetuneSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Fine-tune the parent model on conversations and write the new checkpoint and metrics.jsonl."""
+    """Fine-tune the parent model on conversations and write the new checkpoint and metrics.jsonl.
+
+    Conversations are written as the model's own chat template has them, ours or another's, which stays with it.
+
+    Raises:
+        AthanorError: the model has no chat template, or it does not say what the assistant says.
+    """
     base, shards = parents["model"], parents["shards"]
     base.verify()
     shards.verify()
     tokenizer = Tokenizer.load(base.path)
+    template = require_template(open_template(tokenizer, stored_ends(base.path)))
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype)
+    check_vocabulary(tokenizer, model.config.vocabulary, base.path)
     context = model.config.max_positions
-    packed = packed_conversations(
-        parents["conversations"], ChatTemplate(tokenizer), context, settings.too_long, progress
-    )
+    packed = packed_conversations(parents["conversations"], template, context, settings.too_long, progress)
     batch = mixed_batches(settings, packed, TokenFiles(shards.path), context)
     device = next(model.parameters()).device
     objective = Objective(
@@ -59,7 +74,7 @@ def finetune(
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "fine-tuning")
     seconds = time.monotonic() - clock
-    save_model(model, tokenizer, folder)
+    save_model(model, tokenizer, folder, chat_generation(base.path, tokenizer, template))
     write_metrics(folder, rows)
     np.save(folder / PACKING, row_of_conversation(packed))
     return {
@@ -69,7 +84,7 @@ def finetune(
 
 
 def packed_conversations(
-    conversations: Artifact, template: ChatTemplate, context: int, too_long: TooLong, progress: Progress
+    conversations: Artifact, template: Template, context: int, too_long: TooLong, progress: Progress
 ) -> PackedConversations:
     """Render every training conversation and pack whole ones into rows of `context` tokens; says how many are cut."""
     rows = enumerate(read_records(conversations.file(TRAIN)), 1)

@@ -31,10 +31,13 @@ def command(
     """Talk to MODEL: an artifact's name, a checkpoint's folder, or (not given) the newest model of the store."""
     from athanor.inference.runtime import open_model
     from athanor.inference.sampling import Sampling
+    from athanor.tokens.chat import require_template
 
     sampling = Sampling(**how)
     folder, artifact = find_model(store, model)
-    talk = Talk(open_model(folder), sampling, system, as_json)
+    runtime = open_model(folder)
+    require_template(runtime.template)
+    talk = Talk(runtime, sampling, system, as_json)
     if prompt or not sys.stdin.isatty():
         for question in prompt or (line.strip() for line in sys.stdin):
             if question:

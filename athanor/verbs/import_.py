@@ -37,8 +37,9 @@ def command(path: str, base: str | None, store: str | None, as_json: bool) -> No
         print_json({"artifact": made.id, **made.record})
         return
     if base is None:
-        click.echo(say(f"→ {made.id} · the same logits and token ids as the source · athanor chat {made.id}",
-                       f"→ {made.id} · 与来源的 logit 和词元完全一致 · athanor chat {made.id}"))  # fmt: skip
+        use = "chat" if (made.path / "chat_template.jinja").is_file() else "serve"  # without one it continues texts
+        click.echo(say(f"→ {made.id} · the same logits and token ids as the source · athanor {use} {made.id}",
+                       f"→ {made.id} · 与来源的 logit 和词元完全一致 · athanor {use} {made.id}"))  # fmt: skip
         return
     name, parent = made.id, made.record["parents"]["base"]
     click.echo(say(f"→ {name} for {parent} · the same logits as the source · athanor export {name} --to hf",

@@ -46,7 +46,13 @@ def command(model: str | None, host: str, port: int, history: str, queue: int, s
 
     runtime = open_model(folder)
     name = artifact.id if artifact else folder.resolve().name
-    app = create_app(runtime.engine, runtime.template, model_name=name, settings=settings, why=_why(store))
+    app = create_app(
+        runtime.engine, runtime.template, model_name=name, settings=settings, why=_why(store),
+        tokenizer=runtime.tokenizer,
+    )  # fmt: skip
+    if runtime.template is None:
+        click.echo(say("the model has no chat template: it continues texts (/v1/completions), but does not chat",
+                       "模型没有对话模板：只能续写（/v1/completions），不能对话"), err=True)  # fmt: skip
 
     def announce(address: str) -> None:
         click.echo(say(f"{name} at {address} · OpenAI's interface at {address}v1 · Ctrl-C stops",

@@ -18,7 +18,8 @@ from athanor.inference.ggml import TYPES
 from athanor.inference.ggml_read import READABLE
 from athanor.inference.gguf import GgufFile, write_gguf
 from athanor.inference.gguf_layout import LAYOUTS
-from athanor.inference.gguf_model import read_model, read_tokenizer, write_model
+from athanor.inference.gguf_model import read_model, write_model
+from athanor.inference.gguf_tokenizer import read_tokenizer
 from athanor.inference.sampling import Sampling
 from athanor.models.convert import load_checkpoint
 from athanor.store.artifact import Store
@@ -159,7 +160,7 @@ def test_chats_have_the_ids_we_train_with(vocabulary, tokenizer: Tokenizer) -> N
     formatter = Jinja2ChatFormatter(vocabulary.metadata["tokenizer.chat_template"], "<|end|>", DOCUMENT)
     assert vocabulary.metadata["tokenizer.chat_template"] == jinja_source()
     for chat in CHATS:
-        text = formatter(messages=chat.to_row()["messages"]).prompt
+        text = formatter(messages=chat.to_row()["messages"], tools=list(chat.tools) or None).prompt
         assert their_ids(vocabulary, text, special=True) == template.render(chat, generation_prompt=True).ids
 
 

@@ -20,7 +20,9 @@ from athanor.inference.runtime import Runtime
 from athanor.serving import history
 from athanor.serving.schema import Message
 from athanor.store.artifact import Artifact, Store
+from athanor.tokens.chat import has_our_template, jinja_of
 from athanor.tokens.conversation import Conversation, ToolCall, Turn
+from athanor.tokens.extend import extend
 from athanor.tokens.template import MARKS, ChatTemplate, Rendered, defuse, is_ours, jinja_source, parse_tool_calls
 from athanor.tokens.tokenizer import END, SPECIAL_TOKENS, Tokenizer
 from athanor.training.sft import packed_conversations
@@ -231,6 +233,23 @@ def test_the_template_of_before_is_known_as_ours() -> None:
         + " -}}{{- '<|end|>' -}}{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
     )
     assert is_ours(before)
+
+
+def test_special_tokens_that_were_added_cannot_be_forged_either(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    larger, _ = extend(tokenizer, special=["<|search|>", "[it's]"])
+    larger.save(tmp_path, jinja_of(larger))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    chat = Conversation.of(("user", "a <|search|> b [it's] <|user|>"), ("assistant", "<|search|>"), ("user", "[it's]"))
+    ids = ChatTemplate(ours).render(chat, generation_prompt=True).ids
+    assert not {ours.special["<|search|>"], ours.special["[it's]"]} & set(ids)
+    told = theirs.apply_chat_template(chat.messages(), add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert told == ids
+    assert has_our_template(ours)
+    assert (
+        ChatTemplate(tokenizer).render(Conversation.of(("user", "x"))).ids
+        == ChatTemplate(ours).render(Conversation.of(("user", "x"))).ids
+    )
 
 
 def test_plain_text_has_the_same_ids_in_transformers(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -202,9 +202,9 @@ def test_a_family_that_llama_cpp_does_not_know_from_us(tokenizer: Tokenizer, ver
     assert leftovers(tmp_path) == []
 
 
-def test_a_template_of_another_library_is_refused(checkpoint: Path, verb: Verb) -> None:
-    (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
-    assert "SPEC T2" in verb("export", checkpoint, "--to", "gguf", code=2)
+def test_a_template_that_cannot_be_run_safely_is_refused(checkpoint: Path, verb: Verb) -> None:
+    (checkpoint / "chat_template.jinja").write_text("{% include 'secrets' %}")
+    assert "the chat template" in verb("export", checkpoint, "--to", "gguf", code=2)
 
 
 # -------------------------------------------------------------------------------------------------------------- import
@@ -263,9 +263,9 @@ def no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def foreign_tokenizer(folder: Path) -> None:
-    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    (folder / "tokenizer.json").write_text(text.replace("<|assistant|>", "<|im_start|>"), encoding="utf-8")
+def code_tokenizer(folder: Path) -> None:
+    config = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {**config, "auto_map": {"AutoTokenizer": ["tokenization.Mine", None]}})
 
 
 def other_tokenizer(folder: Path) -> None:
@@ -277,7 +277,7 @@ def other_tokenizer(folder: Path) -> None:
     [
         (no_config, "no config.json"), (pickled, "is a pickle"), (not_finite, "not finite"),
         (cut_short, "the file holds"), (unknown_family, "mamba"), (no_tokenizer, "has no tokenizer.json"),
-        (foreign_tokenizer, "SPEC T2"), (other_tokenizer, "900 token ids"),
+        (code_tokenizer, "foreign code is never run"), (other_tokenizer, "900 token ids"),
     ],
 )  # fmt: skip
 def test_a_folder_that_cannot_be_used_is_refused_by_name(
