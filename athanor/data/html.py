@@ -1,65 +1,36 @@
 """Main text of an HTML page: what a reader came for, without menus, adverts and forms.
 
-The text nodes of the page are gathered into blocks (paragraph, heading, list item, code); running-text blocks give
-points to the elements around them, and the element with the most points is the main part, an idea of
-Readability (Arc90, 2009); blocks that are mostly links are left out (link density: Kohlschütter et al. 2010,
-"Boilerplate detection using shallow text features").
+The page is cut into blocks (paragraph, heading, list item, code). Running text counts for the elements around it,
+links, menus and teasers count against them, and the element where the sum is largest is the main part (the tree form
+of maximum subsequence segmentation: Pasternack & Roth 2009, "Extracting article text from the web"); in it, blocks that
+are mostly links (link density: Kohlschütter et al. 2010, "Boilerplate detection using shallow text features"), that
+stand in an element named as furniture, or that say so themselves ("Leave a comment") are left out.
 """
 
 import codecs
+import json
 import re
-from collections import defaultdict
-from dataclasses import dataclass, field
 
-from selectolax.lexbor import LexborHTMLParser, LexborNode
+from selectolax.lexbor import LexborHTMLParser
 
 from athanor.data.decode import MARKS, Unreadable
+from athanor.data.page_blocks import BLANKS, Block, Element, cut_into_blocks
+from athanor.data.page_words import APART, ARTICLE, FURNITURE, is_furniture_phrase
 
-REMOVED = (
-    "script, style, noscript, template, svg, math annotation, iframe, object, embed, canvas, video, audio, nav, footer,"
-    " aside, form, button, select, textarea, input, dialog, [hidden], [aria-hidden=true], [role=navigation],"
-    " [role=banner], [role=contentinfo], [role=search], [role=complementary], [role=dialog]"
-)
-BLOCKS = frozenset(
-    "p div h1 h2 h3 h4 h5 h6 li dt dd pre blockquote td th tr caption figcaption section article main body header"
-    " center address details summary ul ol dl table fieldset hgroup".split()
-)
 HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
-# Names of classes and ids that say "not the text". Matched between non-letters, so that "shared" is not "share".
-NOISE = re.compile(
-    r"(?<![a-z])(comments?|commentlist|disqus|sidebar|side|widget|share|sharing|social|cookies?|consent|breadcrumbs?|menu|"
-    r"nav|navi|navigation|navbar|footer|related|recommend(?:ed|ations)?|promo|advert|ads?|banner|popup|modal|newsletter|"
-    r"subscribe|login|pager|pagination|tags?|tagcloud|toolbar|skip|masthead|rss|print|meta|byline)(?![a-z])"
-)
-ASKS_FOR_PROSE = 25  # letters: a shorter block says little about where the text is
+MOSTLY = 0.45  # of the page's running text: an element with more is not furniture, whatever its name
+NEARLY_ALL = 0.9  # the same for comments and notices
+PROSE = 80  # letters: a shorter block does not count as running text
+SHORT = 25  # letters: a shorter block outside a paragraph is more likely a label
+ITEMS = ("li", "td", "th", "dt", "dd")
+LINKED_LIST = 0.4  # share of a list's or row's letters in links: with more, it is a menu
+FEW = 200  # letters of main text that raise suspicion
+LOOK_BACK = 25  # blocks before the main part in which its heading is looked for
+STATES = '"articleBody"'
+STATED = re.compile(r"\"articleBody\"\s*:\s*(\"[^\"\\]*(?:\\.[^\"\\]*)*\")", re.DOTALL)
+PARAGRAPH = re.compile(r"</?(?:p|br|div|h\d|li)\b[^>]*>")
 CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([-\w]+)", re.IGNORECASE)
 ALIASES = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "latin1": "cp1252", "us-ascii": "cp1252"}
-BLANKS = re.compile(r"\s+")
-
-
-@dataclass(slots=True)
-class Place:
-    """Where an element stands: what its text nodes inherit from the elements around it."""
-
-    block: int
-    tag: str
-    linked: bool
-    code: bool
-    above: tuple[int, ...]  # the elements around the block, outermost first
-
-
-@dataclass(slots=True)
-class Block:
-    """One paragraph, heading, list item or piece of code."""
-
-    place: Place
-    pieces: list[str] = field(default_factory=list)
-    linked: int = 0  # letters inside links
-
-    @property
-    def text(self) -> str:
-        joined = "".join(self.pieces)
-        return joined.strip("\n").rstrip() if self.place.code else BLANKS.sub(" ", joined).strip()
 
 
 def declared_encoding(data: bytes) -> str | None:
@@ -87,107 +58,161 @@ def main_text(markup: str) -> tuple[str, str]:
     tree = LexborHTMLParser(markup)
     title_node = tree.css_first("title")
     title = BLANKS.sub(" ", title_node.text()).strip() if title_node else ""
-    body = tree.body
-    if body is None:
-        raise Unreadable("no text in the page")
-    for node in body.css(REMOVED):
-        node.decompose()
-    _drop_noise(body)
-    blocks = [block for block in _blocks(body) if block.text]
-    text = _join(_main_part(blocks))
+    text = _text_of(*cut_into_blocks(tree, menus=False), FURNITURE | APART)
+    if len(text) < FEW:  # the names may have misled: trust fewer of them
+        again = _text_of(*cut_into_blocks(LexborHTMLParser(markup), menus=True), APART)
+        text = again if len(again) > max(FEW, 2 * len(text)) else text
+    if STATES in markup:
+        text = _longer(text, _stated_body(markup))
     if not text:
         raise Unreadable("no text in the page")
     return title, text
 
 
-def _drop_noise(body: LexborNode) -> None:
-    """Remove elements whose class or id says that they are not the text, unless most of the page is in them."""
-    whole = len(body.text() or "")
-    for node in body.css("[class], [id]"):
-        if node.tag in ("body", "html", "article", "main") or node.parent is None:
-            continue
-        attributes = node.attributes
-        names = f"{attributes.get('class') or ''} {attributes.get('id') or ''}".lower()
-        if NOISE.search(names) and len(node.text() or "") < 0.4 * whole:
-            node.decompose()
+def _text_of(elements: list[Element], blocks: list[Block], distrusted: int) -> str:
+    return _join(_without_furniture(_main_part(elements, blocks, distrusted)))
 
 
-def _blocks(body: LexborNode) -> list[Block]:
-    """The page's text nodes in order, gathered by the block element they stand in."""
-    places: dict[int, Place] = {}
-    blocks: list[Block] = []
-    for node in body.traverse(include_text=True):
-        if node.tag == "br" and blocks:
-            blocks[-1].pieces.append("\n")
-        if node.tag != "-text" or node.parent is None:
-            continue
-        text = node.text_content or ""
-        place = _place(node.parent, places)
-        if not blocks or blocks[-1].place.block != place.block:
-            if not text.strip():
-                continue
-            blocks.append(Block(place))
-        blocks[-1].pieces.append(text)
-        blocks[-1].linked += len(text.strip()) if place.linked else 0
-    return blocks
+def _stated_body(markup: str) -> str:
+    """The text that the page states as data (schema.org's articleBody in JSON-LD), without markup; may be empty."""
+    match = STATED.match(markup, markup.find(STATES))  # one attempt: a page may hold the words a million times
+    if match is None:
+        return ""
+    try:
+        stated = json.loads(match.group(1), strict=False)
+    except ValueError:
+        return ""
+    if "<" in stated:
+        stated = LexborHTMLParser(PARAGRAPH.sub("\n", stated)).text()
+    return "\n\n".join(" ".join(line.split()) for line in stated.splitlines() if line.strip())
 
 
-def _place(node: LexborNode, places: dict[int, Place]) -> Place:
-    """Where an element stands; remembered, so that a deep page costs no more than its number of elements."""
-    path: list[LexborNode] = []
-    current: LexborNode | None = node
-    while current is not None and current.mem_id not in places:
-        path.append(current)
-        current = current.parent
-    place = places[current.mem_id] if current is not None else Place(0, "", False, False, ())
-    for element in reversed(path):
-        tag = element.tag or ""
-        above = place.above
-        block, block_tag = place.block, place.tag
-        if tag in BLOCKS:
-            above = (*above[-3:], block)
-            block, block_tag = element.mem_id, tag
-        place = Place(block, block_tag, place.linked or tag == "a", place.code or tag == "pre", above)
-        places[element.mem_id] = place
-    return place
+def _longer(shown: str, stated: str) -> str:
+    """The shown text, unless the page's script holds most of it."""
+    return stated if len(stated) > FEW and len(shown) < 0.5 * len(stated) else shown
 
 
-def _main_part(blocks: list[Block]) -> list[Block]:
-    """The blocks of the main part, in order."""
-    points: dict[int, float] = defaultdict(float)
+def _main_part(elements: list[Element], blocks: list[Block], distrusted: int) -> list[Block]:
+    """The blocks of the main part, in order, without those in elements named as one of `distrusted`."""
+    apart_E = _set_apart(elements, blocks, distrusted)
+    shown = [block for block in blocks if not apart_E[block.element]]
+    best = _find_best(elements, blocks, apart_E)
+    if best is None:
+        return [block for block in shown if _is_text(block)]
+    inside_E = [False] * len(elements)
+    inside_E[best] = True
+    for number in range(best + 1, len(elements)):
+        inside_E[number] = inside_E[elements[number].parent]
+    inside = [number for number, block in enumerate(shown) if inside_E[block.element]]
+    main = _running([shown[number] for number in inside], elements)
+    if inside and not any(block.tag == "h1" for block in main):
+        main = _lead(shown[: inside[0]]) + main
+    return main
+
+
+def _find_best(elements: list[Element], blocks: list[Block], apart_E: list[bool]) -> int | None:
+    """The place of the element that holds the text, None when no element has more text than furniture."""
+    worth_E = [0.0] * len(elements)
     for block in blocks:
-        size = len(block.text)
-        if size < ASKS_FOR_PROSE or _link_density(block) > 0.3 or block.place.tag in HEADINGS:
-            continue
-        weight = size**0.75 * (1 + block.text.count(",") * 0.05 + block.text.count("，") * 0.05)
-        for distance, element in enumerate((block.place.block, *reversed(block.place.above))):
-            points[element] += weight * (0.6, 1.0, 0.8, 0.6, 0.4)[distance]
-    if not points:
-        return [block for block in blocks if _link_density(block) < 0.5]
-    best = max(points.values())
-    chosen = {element for element, value in points.items() if value >= 0.35 * best}
-    return [block for block in blocks if _belongs(block, chosen)]
+        worth_E[block.element] += -20.0 - 0.15 * len(block.text) if apart_E[block.element] else _worth(block)
+    best, most = None, 0.0
+    for number in range(len(elements) - 1, -1, -1):  # children stand behind their parents
+        element, worth = elements[number], worth_E[number]
+        if number:
+            worth_E[element.parent] += worth
+        if element.role & ARTICLE:
+            worth *= 1.2
+        if worth > most:
+            best, most = number, worth
+    return best
 
 
-def _belongs(block: Block, chosen: set[int]) -> bool:
-    inside = block.place.block in chosen or any(element in chosen for element in block.place.above)
-    if not inside:
-        return False
-    density = _link_density(block)
-    return density < 0.5 or (density < 0.8 and len(block.text) > 100)
+def _worth(block: Block) -> float:
+    """What a block says for the elements around it: letters of running text; links and bits count against."""
+    size = len(block.text)
+    if block.linked > 0.5 * size:
+        return -20.0 - 0.3 * size
+    if block.tag == "p" or block.code:
+        return size - block.linked - 5.0
+    if size < SHORT:
+        return -8.0
+    return size - block.linked - float(SHORT)
 
 
-def _link_density(block: Block) -> float:
-    """Share of a block's letters that are inside links."""
-    return min(1.0, block.linked / max(1, len(block.text)))
+def _set_apart(elements: list[Element], blocks: list[Block], distrusted: int) -> list[bool]:
+    """Which elements stand in something named as furniture that is not most of the page's running text."""
+    prose_E = [0] * len(elements)
+    for block in blocks:
+        if len(block.text) >= PROSE and block.linked < 0.5 * len(block.text):
+            prose_E[block.element] += len(block.text)
+    for number in range(len(elements) - 1, 0, -1):
+        prose_E[elements[number].parent] += prose_E[number]
+    limit_of = {FURNITURE: MOSTLY * prose_E[0], APART: NEARLY_ALL * prose_E[0]}
+    apart_E = [False] * len(elements)
+    for number, element in enumerate(elements):
+        role = element.role & distrusted
+        if number == 0 or not role:
+            apart_E[number] = apart_E[element.parent]
+        else:
+            limit = limit_of[APART if role & APART else FURNITURE]
+            apart_E[number] = apart_E[element.parent] or prose_E[number] <= limit
+    return apart_E
+
+
+def _running(blocks: list[Block], elements: list[Element]) -> list[Block]:
+    """The blocks that are more than links; an item or a cell is judged together with its list or row."""
+    letters: dict[int, list[int]] = {}
+    for block in blocks:
+        if block.tag in ITEMS:
+            sums = letters.setdefault(elements[block.element].parent, [0, 0])
+            sums[0] += len(block.text)
+            sums[1] += block.linked
+    kept = []
+    for block in blocks:
+        if _is_text(block):
+            kept.append(block)
+        elif block.tag in ITEMS:
+            size, linked = letters[elements[block.element].parent]
+            if linked < LINKED_LIST * size:
+                kept.append(block)
+    return kept
+
+
+def _is_text(block: Block) -> bool:
+    """Whether a block of the main part is more than links."""
+    density = block.link_density
+    if density < 0.5:
+        return True
+    return density < 0.8 and (len(block.text) > 100 or (block.tag == "p" and len(block.text) - block.linked >= SHORT))
+
+
+def _lead(before: list[Block]) -> list[Block]:
+    """The heading above the main part and the running text between: a lead often stands in a box of its own."""
+    before = before[-LOOK_BACK:]
+    for number in range(len(before) - 1, -1, -1):
+        if before[number].tag == "h1":
+            following = before[number + 1 :]
+            return [
+                before[number],
+                *(block for block in following if len(block.text) >= 60 and block.link_density < 0.3),
+            ]
+    return []
+
+
+def _without_furniture(blocks: list[Block]) -> list[Block]:
+    """The blocks whose words belong to the text; a heading that nothing follows goes too."""
+    kept = [block for block in blocks if block.code or not is_furniture_phrase(block.text)]
+    while len(kept) > 1 and kept[-1].tag in HEADINGS:
+        kept.pop()
+    return kept
 
 
 def _join(blocks: list[Block]) -> str:
     """Blocks as text: headings with #, list items with -, code as it stands."""
     parts: list[str] = []
     for number, block in enumerate(blocks):
-        tag = block.place.tag
+        tag = block.tag
         mark = HEADINGS.get(tag, "- " if tag in ("li", "dd") else "")
-        close = tag in ("li", "td", "th") and number > 0 and blocks[number - 1].place.tag == tag
+        close = tag in ("li", "td", "th") and number > 0 and blocks[number - 1].tag == tag
         parts += ["\n" if close else "\n\n", mark, block.text]
     return "".join(parts).strip()
