@@ -1,7 +1,7 @@
 """The step `clean`: documents become a corpus: repaired, judged, masked, without copies, a part held out."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from athanor.base.files import hash_bytes
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text, read_records, write_records
 from athanor.base.settings import Settings
-from athanor.data.deduplicate import PERMUTATIONS, Copy, ShingleFile, SignatureMaker, find_near_copies
+from athanor.data.clusters import Copy
+from athanor.data.deduplicate import NearCopyFinder, rank_by
 from athanor.data.document import Document, make_document
 from athanor.data.facts import Facts
 from athanor.data.filters import Thresholds, judge
@@ -23,7 +24,7 @@ from athanor.data.language import guess_language
 from athanor.data.personal import mask_personal
 from athanor.data.repair import repair_text
 from athanor.data.shards import ShardWriter, read_shards
-from athanor.data.shingles import shingles
+from athanor.data.shingles import Places
 from athanor.data.split import boundary
 from athanor.store.artifact import Artifact
 
@@ -51,7 +52,7 @@ class CleanSettings(Settings):
 
 @dataclass
 class _Kept:
-    """What stays in memory of the documents that passed the filters: under 1.2 KB each.
+    """What stays in memory of the documents that passed the filters: under 600 bytes each.
 
     Lists are indexed by the document's number.
     """
@@ -59,7 +60,6 @@ class _Kept:
     names: list[tuple[str, str]] = field(default_factory=list)  # id, source
     sizes: list[int] = field(default_factory=list)  # bytes of text
     hashes: list[str] = field(default_factory=list)  # of the normalised text
-    signatures: list[np.ndarray] = field(default_factory=list)
     by_hash: dict[str, int] = field(default_factory=dict)
 
 
@@ -78,26 +78,23 @@ def clean_documents(
     source = parents["documents"]
     funnel = Funnel("repair", "language", "quality", "exact copies", "near copies")
     kept, masked, languages = _Kept(), Counter[str](), Counter[str]()
-    copies: list[Copy] = []
     removed: list[dict[str, Any]] = []
     progress.start("clean", total=source.measurements.get("text_bytes", 0) / MEGA or None, unit="MB")
-    with ShingleFile(work / "runs.bin") as runs, open_text(work / KEPT, "w") as file:
-        sign = SignatureMaker()
-        for document in read_shards(source, "documents"):
-            progress.advance(document.bytes / MEGA)
-            better = _improve(document, settings, funnel, masked)
-            if better is None or not _is_new(better, kept, funnel["exact copies"], removed):
-                continue
-            languages[better.language or "und"] += 1
-            runs_S = shingles(Facts(better).word_hashes, settings.copy_run)
-            runs.append(runs_S)
-            kept.signatures.append(sign(runs_S) if len(runs_S) else np.zeros(PERMUTATIONS, np.uint32))
-            file.write(encode_record(better.to_row()))
+    with NearCopyFinder(work, settings.copy_threshold, settings.copy_run) as finder:
+        with open_text(work / KEPT, "w") as file:
+            for document in read_shards(source, "documents"):
+                progress.advance(document.bytes / MEGA)
+                better = _improve(document, settings, funnel, masked)
+                if better is None or not _is_new(better, kept, funnel["exact copies"], removed):
+                    continue
+                languages[better.language or "und"] += 1
+                finder.add_one(better.text)
+                file.write(encode_record(better.to_row()))
         progress.finish(kept=len(kept.sizes))
         if not kept.sizes:
             funnel.write(folder)
             raise _nothing_left(funnel)
-        copies = find_near_copies(np.stack(kept.signatures), runs, kept.sizes, settings.copy_threshold)
+        copies = finder.find(rank_by(np.array(kept.sizes)), lambda numbers: _texts(work / KEPT, numbers))
     _record_near_copies(copies, kept, funnel["near copies"], removed)
     write_records(folder / "duplicates.jsonl", removed)
     funnel.write(folder)
@@ -162,6 +159,12 @@ def _is_new(document: Document, kept: _Kept, stage: Stage, removed: list[dict[st
     kept.hashes.append(digest)
     stage.leave(size)
     return True
+
+
+def _texts(path: Path, numbers: Places) -> Iterator[str]:
+    """The texts of the rows with these numbers, in order."""
+    wanted = set(numbers.tolist())
+    return (row["text"] for number, row in enumerate(read_records(path)) if number in wanted)
 
 
 def _copy_row(kind: str, removed: tuple[str, str], kept: tuple[str, str], similarity: float) -> dict[str, Any]:
