@@ -20,7 +20,7 @@ from athanor.data.document import Document, make_document
 from athanor.data.facts import Facts
 from athanor.data.filters import Thresholds, judge
 from athanor.data.funnel import Funnel, Stage, describe_reasons
-from athanor.data.language import guess_language
+from athanor.data.language import language_of
 from athanor.data.personal import mask_personal
 from athanor.data.repair import repair_text
 from athanor.data.shards import ShardWriter, read_shards
@@ -36,7 +36,7 @@ class CleanSettings(Settings):
     """How documents are judged and what counts as a copy."""
 
     languages: tuple[str, ...] = ()
-    """Keep only these (zh, en, ja, ko, und); empty: keep all."""
+    """Keep only these codes, such as en, zh or de, and und for what cannot be told; empty: keep all."""
     filters: Thresholds = Thresholds()
     mask_personal_data: bool = True
     """Replace mail addresses, phone numbers, identity cards and internet addresses by [mail], [phone], [card], [ip]."""
@@ -114,7 +114,7 @@ def _improve(document: Document, settings: CleanSettings, funnel: Funnel, masked
     if not text:
         stage.drop("nothing left after repair", size, document.source)
         return None
-    language = document.language or guess_language(text)
+    language = document.language or language_of(text)
     document = replace(document, text=text, language=language)
     size = document.bytes
     stage.leave(size)
