@@ -5,13 +5,16 @@ Sources: Gopher (Rae et al. 2021, appendix A1.1: quality, repetition), C4 (Raffe
 except where a field of `Thresholds` says otherwise. English rules are not put on Chinese: it has its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pydantic import Field
 
 from athanor.base.settings import Settings
 from athanor.data.document import Document
 from athanor.data.facts import Facts, repeated_share
+from athanor.data.rules_chinese import ChineseLimits, judge_chinese
+from athanor.data.rules_fast import judge_texts
+from athanor.data.rules_published import PublishedLimits
 
 STOP_WORDS = frozenset("the be to of and that have with".split())
 SYMBOLS = ("#", "...", "…")
@@ -252,3 +255,33 @@ def judge(facts: Facts, limits: Thresholds) -> str | None:
         if reason is not None:
             return reason
     return None
+
+
+def judge_pages(
+    documents: Sequence[Document], published: PublishedLimits | None = None, chinese: ChineseLimits | None = None
+) -> list[str | None]:
+    """Judge many documents by the published rules of Gopher, C4 and FineWeb instead of our own, Chinese by its own.
+
+    For pages of the open web: the limits are stricter than `Thresholds`. Code keeps the rules for code.
+
+    Args:
+        documents: repaired, with their language; best hundreds at once.
+        published: limits of the published rules; the published ones unless given.
+        chinese: limits for Chinese.
+
+    Returns:
+        The first reason to drop each document, None to keep it.
+    """
+    reasons: list[str | None] = [None] * len(documents)
+    english = []
+    for number, document in enumerate(documents):
+        if document.kind == "code":
+            reasons[number] = judge(Facts(document), Thresholds())
+        elif document.language == "zh":
+            reasons[number] = judge_chinese(document.text, chinese)
+        else:
+            english.append(number)
+    found = judge_texts([documents[number].text for number in english], published)
+    for place, number in enumerate(english):
+        reasons[number] = next((kept[place] for kept in found.values() if kept[place] is not None), None)
+    return reasons

@@ -4,13 +4,19 @@ import pytest
 
 from athanor.data.document import make_document
 from athanor.data.facts import Facts
-from athanor.data.filters import Thresholds, judge
+from athanor.data.filters import Thresholds, judge, judge_pages
 from athanor.data.language import guess_language
 
 PROSE = (
     "The river rose slowly during the night, and by the morning the lower meadow was under water. People came down from"
     " the village with boats to bring the sheep to the hill, which nobody had thought to do before the rain began. An"
     " old man said that he had seen it higher when he was a boy, but few of them believed what he told that day."
+)
+GOOD_PAGE = (
+    "The baker opened his shop long before the sun came up over the harbour. Nobody else was awake at that hour.\n"
+    "He lit the oven and mixed flour with water while his dog slept near the door. It was the oldest dog in town.\n"
+    "By seven the first people stood outside and waited for warm bread to come out. They talked about the weather and"
+    " the boats that had not returned. Most of them would have liked to be at sea as well.\n"
 )
 CHINESE = (
     "夜里河水慢慢地涨了起来，到了早晨，低处的草地已经被水淹没。村里的人划着船下来，把羊群赶到山上去，下雨之前谁也"
@@ -124,3 +130,15 @@ def test_the_most_frequent_run_is_counted_as_defined():
     facts = Facts(make_document("ab cd ab cd xy ab cd", "t"))
     assert facts.most_frequent_run(2) == pytest.approx(3 * 5 / 20)
     assert facts.most_frequent_run(4) == 0.0
+
+
+def test_pages_of_the_web_are_judged_by_the_published_rules_and_by_language():
+    documents = [
+        make_document(GOOD_PAGE, "a", "page", "en"), make_document(PROSE, "b", "page", "en"),
+        make_document(CHINESE, "c", "page", "zh"), make_document(CHINESE[:40] * 12, "d", "page", "zh"),
+        make_document(CODE, "e", "code", "und"), make_document(numbers(300), "f", "code", "und"),
+    ]  # fmt: skip
+    reasons = judge_pages(documents)
+    assert [reason is None for reason in reasons] == [True, False, True, False, True, False]
+    assert reasons[1] == "too few sentences (sentences)"
+    assert judge_pages([]) == []
