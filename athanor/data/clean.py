@@ -1,13 +1,13 @@
 """The step `clean`: documents become a corpus: repaired, judged, masked, without copies, a part held out."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_bytes
@@ -18,17 +18,20 @@ from athanor.data.clusters import Copy
 from athanor.data.deduplicate import NearCopyFinder, rank_by
 from athanor.data.document import Document, make_document
 from athanor.data.facts import Facts
-from athanor.data.filters import Thresholds, judge
+from athanor.data.filters import Thresholds, judge, judge_pages
 from athanor.data.funnel import Funnel, Stage, describe_reasons
 from athanor.data.language import language_of
 from athanor.data.personal import mask_personal
 from athanor.data.repair import repair_text
+from athanor.data.rules_chinese import ChineseLimits
+from athanor.data.rules_published import PublishedLimits
 from athanor.data.shards import ShardWriter, read_shards
 from athanor.data.shingles import Places
 from athanor.data.split import boundary
 from athanor.store.artifact import Artifact
 
 MEGA = 1e6
+BATCH, BATCH_BYTES = 256, 4_000_000  # documents judged at once
 KEPT = "kept.jsonl.zst"  # in .work: what passed the filters, before near copies are removed
 
 
@@ -37,7 +40,15 @@ class CleanSettings(Settings):
 
     languages: tuple[str, ...] = ()
     """Keep only these codes, such as en, zh or de, and und for what cannot be told; empty: keep all."""
+    rules: Literal["own", "published"] = "own"
+    """Which rules judge: ours, patient with files that a person chose; or those published for the open web (Gopher, C4,
+    FineWeb), with their own for Chinese. Code has the same rules either way."""
     filters: Thresholds = Thresholds()
+    """Limits of our rules."""
+    published: PublishedLimits | None = None
+    """Limits of the published rules; unset: the published ones."""
+    chinese: ChineseLimits | None = None
+    """Limits for Chinese beside the published rules."""
     mask_personal_data: bool = True
     """Replace mail addresses, phone numbers, identity cards and internet addresses by [mail], [phone], [card], [ip]."""
     copy_threshold: float = Field(default=0.7, gt=0, le=1)
@@ -48,6 +59,12 @@ class CleanSettings(Settings):
     """Share of documents kept apart for evaluation, chosen by the hash of their text; at least one."""
     heldout_most_bytes: int = Field(default=4_000_000, ge=1)
     """Evaluation needs no more text than this."""
+
+    @model_validator(mode="after")
+    def _no_limits_for_nothing(self) -> "CleanSettings":
+        if self.rules == "own" and (self.published is not None or self.chinese is not None):
+            raise ValueError("published and chinese are limits of rules: published; here rules is own")
+        return self
 
 
 @dataclass
@@ -82,18 +99,17 @@ def clean_documents(
     progress.start("clean", total=source.measurements.get("text_bytes", 0) / MEGA or None, unit="MB")
     with NearCopyFinder(work, settings.copy_threshold, settings.copy_run) as finder:
         with open_text(work / KEPT, "w") as file:
-            for document in read_shards(source, "documents"):
-                progress.advance(document.bytes / MEGA)
-                better = _improve(document, settings, funnel, masked)
-                if better is None or not _is_new(better, kept, funnel["exact copies"], removed):
-                    continue
-                languages[better.language or "und"] += 1
-                finder.add_one(better.text)
-                file.write(encode_record(better.to_row()))
+            for batch in _batches(read_shards(source, "documents")):
+                progress.advance(sum(document.bytes for document in batch) / MEGA)
+                for better in _improve(batch, settings, funnel, masked):
+                    if _is_new(better, kept, funnel["exact copies"], removed):
+                        languages[better.language or "und"] += 1
+                        finder.add_one(better.text)
+                        file.write(encode_record(better.to_row()))
         progress.finish(kept=len(kept.sizes))
         if not kept.sizes:
             funnel.write(folder)
-            raise _nothing_left(funnel)
+            raise _nothing_left(funnel, settings)
         copies = finder.find(rank_by(np.array(kept.sizes)), lambda numbers: _texts(work / KEPT, numbers))
     _record_near_copies(copies, kept, funnel["near copies"], removed)
     write_records(folder / "duplicates.jsonl", removed)
@@ -105,8 +121,41 @@ def clean_documents(
     }  # fmt: skip
 
 
-def _improve(document: Document, settings: CleanSettings, funnel: Funnel, masked: Counter[str]) -> Document | None:
-    """The document repaired, with its language, masked; None when a stage dropped it."""
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents by the hundred, or less where they are long: rules that look at many at once are faster."""
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += document.bytes
+        if len(batch) == BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _improve(
+    documents: Iterable[Document], settings: CleanSettings, funnel: Funnel, masked: Counter[str]
+) -> Iterator[Document]:
+    """The documents repaired, with their language, judged and masked; without those that a stage dropped."""
+    repaired = [better for document in documents if (better := _repair(document, settings, funnel)) is not None]
+    stage = funnel["quality"]
+    for document, reason in zip(repaired, _reasons(repaired, settings), strict=True):
+        stage.enter(document.bytes)
+        if reason is not None:
+            stage.drop(reason, document.bytes, document.source, document.text)
+            continue
+        if settings.mask_personal_data:
+            text, counts = mask_personal(document.text, code=document.kind == "code")
+            masked.update(counts)
+            document = document.with_text(text)
+        stage.leave(document.bytes)
+        yield document
+
+
+def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Document | None:
+    """The document repaired, with its language; None when it is empty or of a language that is not wanted."""
     size = document.bytes
     stage = funnel["repair"]
     stage.enter(size)
@@ -124,18 +173,14 @@ def _improve(document: Document, settings: CleanSettings, funnel: Funnel, masked
         stage.drop(f"language {language} not wanted (languages)", size, document.source, text)
         return None
     stage.leave(size)
-    stage = funnel["quality"]
-    stage.enter(size)
-    reason = judge(Facts(document), settings.filters)
-    if reason is not None:
-        stage.drop(reason, size, document.source, text)
-        return None
-    if settings.mask_personal_data:
-        text, counts = mask_personal(text, code=document.kind == "code")
-        masked.update(counts)
-        document = document.with_text(text)
-    stage.leave(document.bytes)
     return document
+
+
+def _reasons(documents: list[Document], settings: CleanSettings) -> list[str | None]:
+    """Why each document is dropped, None where it stays."""
+    if settings.rules == "published":
+        return judge_pages(documents, settings.published, settings.chinese, settings.filters)
+    return [judge(Facts(document), settings.filters) for document in documents]
 
 
 def normalised_hash(text: str) -> str:
@@ -244,11 +289,14 @@ def _cut_in_two(document: Document) -> tuple[Document, Document]:
     )
 
 
-def _nothing_left(funnel: Funnel) -> AthanorError:
+def _nothing_left(funnel: Funnel, settings: CleanSettings) -> AthanorError:
     reasons = funnel.reasons()
     first = reasons[0][0] if "(" in reasons[0][0] else "too few words (minimum_words)"
     setting = first.rsplit("(", 1)[1].rstrip(")")
-    where = setting if setting in CleanSettings.model_fields else f"filters.{setting}"
+    homes: dict[str, type[Settings]] = {"published": PublishedLimits, "chinese": ChineseLimits}
+    homes = homes if settings.rules == "published" else {}
+    home = next((name for name, limits in homes.items() if setting in limits.model_fields), "filters")
+    where = setting if setting in CleanSettings.model_fields else f"{home}.{setting}"
     count = funnel["repair"].documents_in
     return AthanorError(
         f"none of {count} documents passed the filters: {describe_reasons(reasons)}",

@@ -258,7 +258,10 @@ def judge(facts: Facts, limits: Thresholds) -> str | None:
 
 
 def judge_pages(
-    documents: Sequence[Document], published: PublishedLimits | None = None, chinese: ChineseLimits | None = None
+    documents: Sequence[Document],
+    published: PublishedLimits | None = None,
+    chinese: ChineseLimits | None = None,
+    code: Thresholds | None = None,
 ) -> list[str | None]:
     """Judge many documents by the published rules of Gopher, C4 and FineWeb instead of our own, Chinese by its own.
 
@@ -268,6 +271,7 @@ def judge_pages(
         documents: repaired, with their language; best hundreds at once.
         published: limits of the published rules; the published ones unless given.
         chinese: limits for Chinese.
+        code: limits for code.
 
     Returns:
         The first reason to drop each document, None to keep it.
@@ -276,7 +280,7 @@ def judge_pages(
     english = []
     for number, document in enumerate(documents):
         if document.kind == "code":
-            reasons[number] = judge(Facts(document), Thresholds())
+            reasons[number] = judge(Facts(document), code or Thresholds())
         elif document.language == "zh":
             reasons[number] = judge_chinese(document.text, chinese)
         else:

@@ -205,3 +205,28 @@ def test_a_document_is_found_at_the_steps_that_read_it(packed):
     batches = Batches(tokens, 64, 4, seed=1)
     for step in batches.steps_of(3, 20):
         assert (batches.batch(step).documents_BT == 3).any()
+
+
+def test_the_published_rules_judge_when_asked(clean):
+    """Short notes pass our rules and not Gopher's 50 words; the published limit can be set."""
+    texts = {f"{number}.txt": story(number, 30) for number in range(6)}
+    texts["note.txt"] = story(50, 3)
+    texts["menu.txt"] = "Home\nLogin\nCart\nAbout us\nContact\n" * 40
+    own, published = clean(texts), clean(texts, rules="published")
+    assert "note.txt" in {name for part in texts_of(own).values() for name in part}
+    kept = {name for part in texts_of(published).values() for name in part}
+    assert kept == {f"{number}.txt" for number in range(6)}
+    stage = next(row for row in read_json(published.file("funnel.json")) if row["stage"] == "quality")
+    assert any("(minimum_words)" in reason for reason in stage["reasons"])
+    relaxed = clean(texts, rules="published", published={"minimum_words": 20, "sentences": 1})
+    assert "note.txt" in {name for part in texts_of(relaxed).values() for name in part}
+
+
+def test_limits_of_rules_that_do_not_judge_are_refused():
+    with pytest.raises(ValueError, match="rules is own"):
+        CleanSettings(published={"minimum_words": 20})
+
+
+def test_when_nothing_passes_the_published_rules_the_setting_is_named(clean):
+    with pytest.raises(AthanorError, match=r"relax the most frequent one: published\."):
+        clean({"a.txt": story(1, 2), "b.txt": story(2, 2)}, rules="published")
