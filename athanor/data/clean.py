@@ -20,7 +20,7 @@ from athanor.data.document import Document, make_document
 from athanor.data.facts import Facts
 from athanor.data.filters import Thresholds, judge, judge_pages
 from athanor.data.funnel import Funnel, Stage, describe_reasons
-from athanor.data.language import language_of
+from athanor.data.language import guess_language, language_of
 from athanor.data.personal import mask_personal
 from athanor.data.repair import repair_text
 from athanor.data.rules_chinese import ChineseLimits
@@ -31,6 +31,7 @@ from athanor.data.split import boundary
 from athanor.store.artifact import Artifact
 
 MEGA = 1e6
+FEW = ("zh", "en", "ja", "ko", "und")
 BATCH, BATCH_BYTES = 256, 4_000_000  # documents judged at once
 KEPT = "kept.jsonl.zst"  # in .work: what passed the filters, before near copies are removed
 
@@ -38,6 +39,9 @@ KEPT = "kept.jsonl.zst"  # in .work: what passed the filters, before near copies
 class CleanSettings(Settings):
     """How documents are judged and what counts as a copy."""
 
+    tell: Literal["few", "many"] = "few"
+    """Which languages are told apart: few (zh, ja, ko by their script, en by its words, und), or the 184 of the shipped
+    model."""
     languages: tuple[str, ...] = ()
     """Keep only these codes, such as en, zh or de, and und for what cannot be told; empty: keep all."""
     rules: Literal["own", "published"] = "own"
@@ -64,6 +68,9 @@ class CleanSettings(Settings):
     def _no_limits_for_nothing(self) -> "CleanSettings":
         if self.rules == "own" and (self.published is not None or self.chinese is not None):
             raise ValueError("published and chinese are limits of rules: published; here rules is own")
+        unknown = sorted(set(self.languages) - set(FEW))
+        if self.tell == "few" and unknown:
+            raise ValueError(f"languages {', '.join(unknown)} are told apart with tell: many only, not with few")
         return self
 
 
@@ -163,7 +170,7 @@ def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Docu
     if not text:
         stage.drop("nothing left after repair", size, document.source)
         return None
-    language = document.language or language_of(text)
+    language = document.language or (language_of if settings.tell == "many" else guess_language)(text)
     document = replace(document, text=text, language=language)
     size = document.bytes
     stage.leave(size)

@@ -222,6 +222,20 @@ def test_the_published_rules_judge_when_asked(clean):
     assert "note.txt" in {name for part in texts_of(relaxed).values() for name in part}
 
 
+def test_many_languages_are_told_apart_when_asked(clean):
+    german = (
+        "Der Hund lief über die Wiese, und die Kinder sahen ihm lange nach. Am Abend kam die Nachbarin mit einem Korb "
+        "voller Äpfel vorbei und erzählte von der Stadt, in der sie als junges Mädchen gewohnt hatte. Niemand wusste, "
+        "warum sie damals fortgegangen war, doch jeder hörte ihr gern zu. Später wurde es still im Haus."
+    )
+    texts = {f"{number}.txt": story(number, 20) for number in range(4)} | {"de.txt": german}
+    assert "de" not in clean(texts).measurements["languages"]
+    made = clean(texts, tell="many", filters={"stop_words": 0})
+    assert made.measurements["languages"] == {"en": 4, "de": 1}
+    with pytest.raises(ValueError, match="languages de are told apart with tell: many"):
+        CleanSettings(languages=("de", "en"))
+
+
 def test_limits_of_rules_that_do_not_judge_are_refused():
     with pytest.raises(ValueError, match="rules is own"):
         CleanSettings(published={"minimum_words": 20})
