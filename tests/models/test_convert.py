@@ -36,12 +36,16 @@ def sharded(tmp_path: Path) -> Path:
     return tmp_path / "shards"
 
 
-def refused(folder: Path, *said: str) -> None:
-    """Loading must fail with an error for the user that names what is wrong."""
+def refusal(folder: Path) -> str:
+    """What loading a checkpoint that must not load says to the user."""
     with pytest.raises(AthanorError) as caught:
         load_checkpoint(folder)
-    for words in said:
-        assert words in str(caught.value)
+    return str(caught.value)
+
+
+def names(said: str, *wanted: str) -> bool:
+    """Whether an error names everything that is wrong."""
+    return all(words in said for words in wanted)
 
 
 def edit_json(path: Path, change) -> None:
@@ -105,15 +109,15 @@ def test_saving_refuses(tmp_path):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "a.pkl", "training_args.bin"])
 def test_pickles_by_name(folder, name):
     (folder / name).write_bytes(b"")
-    refused(folder, name, "pickle")
+    assert names(refusal(folder), name, "pickle")
 
 
 def test_pickles_by_content(folder):
     (folder / "notes.txt").write_bytes(pickle.dumps([1, 2]))
-    refused(folder, "notes.txt", "pickle")
+    assert names(refusal(folder), "notes.txt", "pickle")
     (folder / "notes.txt").unlink()
     torch.save({}, folder / "weights.dat")
-    refused(folder, "weights.dat", "pickle")
+    assert names(refusal(folder), "weights.dat", "pickle")
 
 
 @pytest.mark.parametrize(
@@ -149,13 +153,13 @@ def test_pickles_by_content(folder):
 )
 def test_settings(folder, change, said):
     edit_json(folder / "config.json", change)
-    refused(folder, said)
+    assert names(refusal(folder), said)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff"])
 def test_settings_that_are_no_object(folder, text):
     (folder / "config.json").write_text(text, encoding="latin-1")
-    refused(folder, "config.json")
+    assert names(refusal(folder), "config.json")
 
 
 def test_tensors_that_do_not_fit(folder):
@@ -163,17 +167,17 @@ def test_tensors_that_do_not_fit(folder):
     name = "model.layers.0.self_attn.k_proj.weight"
     kept = weights.read_bytes()
     edit_tensors(weights, lambda t: t.pop(name))
-    refused(folder, name, "missing")
+    assert names(refusal(folder), name, "missing")
     weights.write_bytes(kept)
     edit_tensors(weights, lambda t: t.update(extra=torch.ones(2)))
-    refused(folder, WEIGHTS, "extra")
+    assert names(refusal(folder), WEIGHTS, "extra")
     weights.write_bytes(kept)
     edit_tensors(weights, lambda t: t.update({name: t[name].t().contiguous()}))
-    refused(folder, WEIGHTS, name, "[16, 32]")
+    assert names(refusal(folder), WEIGHTS, name, "[16, 32]")
     for number in (torch.nan, torch.inf):
         weights.write_bytes(kept)
         edit_tensors(weights, lambda t, number=number: t[name].__setitem__((3, 4), number))
-        refused(folder, WEIGHTS, name, "not finite")
+        assert names(refusal(folder), WEIGHTS, name, "not finite")
 
 
 def test_headers(folder):
@@ -198,21 +202,21 @@ def test_headers(folder):
     for change in (overlap, shape, negative, kind, malformed):
         weights.write_bytes(kept)
         edit_header(weights, change)
-        refused(folder, WEIGHTS, name)
+        assert names(refusal(folder), WEIGHTS, name)
 
 
 @pytest.mark.parametrize("start", [2**63, 2**64 - 1, 10**6, 99_999_999])
 def test_header_longer_than_file(folder, start):
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(struct.pack("<Q", start) + data[8:])
-    refused(folder, WEIGHTS, "header")
+    assert names(refusal(folder), WEIGHTS, "header")
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
 def test_truncated_files(folder, size):
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:size])
-    refused(folder, WEIGHTS)
+    assert names(refusal(folder), WEIGHTS)
 
 
 def test_a_sharded_checkpoint_loads(sharded):
@@ -225,27 +229,28 @@ def test_a_sharded_checkpoint_loads(sharded):
 )
 def test_index_pointing_elsewhere(sharded, file):
     edit_json(sharded / INDEX, lambda index: index["weight_map"].update({"lm_head.weight": file}))
-    refused(sharded, str(file).replace("\\", "\\\\") if isinstance(file, str) else "7")
+    said = "gone.safetensors is missing" if file == "gone.safetensors" else f"lm_head.weight points to {file!r}"
+    assert names(refusal(sharded), said)
 
 
 def test_index_and_shards_disagree(sharded):
     edit_json(sharded / INDEX, lambda index: index["weight_map"].pop("lm_head.weight"))
-    refused(sharded, "lm_head.weight")
+    assert names(refusal(sharded), "lm_head.weight")
 
 
 def test_files_beside_the_index(sharded):
     save_file({"x": torch.ones(1)}, sharded / "stray.safetensors")
-    refused(sharded, "stray.safetensors")
+    assert names(refusal(sharded), "stray.safetensors")
     (sharded / "stray.safetensors").rename(sharded / WEIGHTS)
-    refused(sharded, WEIGHTS, INDEX)
+    assert names(refusal(sharded), WEIGHTS, INDEX)
 
 
 def test_missing_files(tmp_path, folder):
-    refused(tmp_path / "nowhere", "nowhere")
+    assert names(refusal(tmp_path / "nowhere"), "nowhere")
     (folder / WEIGHTS).unlink()
-    refused(folder, WEIGHTS, "missing")
+    assert names(refusal(folder), WEIGHTS, "missing")
     (folder / "config.json").unlink()
-    refused(folder, "config.json", "missing")
+    assert names(refusal(folder), "config.json", "missing")
 
 
 def test_a_second_copy_of_a_tied_head(tmp_path):
@@ -253,4 +258,4 @@ def test_a_second_copy_of_a_tied_head(tmp_path):
     edit_tensors(tmp_path / WEIGHTS, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
     load_checkpoint(tmp_path)
     edit_tensors(tmp_path / WEIGHTS, lambda t: t["lm_head.weight"].add_(1))
-    refused(tmp_path, "lm_head.weight", "tie")
+    assert names(refusal(tmp_path), "lm_head.weight", "tie")

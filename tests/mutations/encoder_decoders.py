@@ -3,6 +3,7 @@
 from tests.mutations.change import Change
 
 SEQ2SEQ = "tests/parity/test_seq2seq_families.py"
+SETTINGS = "tests/parity/test_seq2seq_settings.py"
 BLANKS = "tests/models/test_blank_infilling.py"
 GLM = "tests/parity/test_glm.py"
 
@@ -13,7 +14,7 @@ CHANGES = (
         "models/attention.py",
         "    exact = buckets // 2\n",
         "    exact = buckets // 4\n",
-        SEQ2SEQ,
+        SETTINGS,
         "classes_of_distance",
     ),
     Change(
@@ -21,7 +22,7 @@ CHANGES = (
         "models/attention.py",
         "/ math.log(farthest / exact) * (buckets - exact)",
         "/ math.log(farthest / exact) * (buckets - exact + 1)",
-        SEQ2SEQ,
+        SETTINGS,
         "classes_of_distance",
     ),
     Change(
@@ -29,7 +30,7 @@ CHANGES = (
         "models/attention.py",
         "offset, distance = (distance < 0) * buckets, distance.abs()",
         "offset, distance = (distance > 0) * buckets, distance.abs()",
-        SEQ2SEQ,
+        SETTINGS,
         "classes_of_distance",
     ),
     Change(
@@ -54,7 +55,7 @@ CHANGES = (
         "models/seq2seq.py",
         'object.__setattr__(self, "scale_head", self.tied)',
         'object.__setattr__(self, "scale_head", True)',
-        SEQ2SEQ,
+        SETTINGS,
         "head_is_scaled",
     ),
     Change(
@@ -119,7 +120,7 @@ CHANGES = (
         "models/seq2seq.py",
         "-(math.log(SLOWEST) / (half - 1))",
         "-(math.log(SLOWEST) / half)",
-        SEQ2SEQ,
+        SETTINGS,
         "sinusoids_equal",
     ),
     Change(
@@ -184,7 +185,7 @@ CHANGES = (
         "models/families/seq2seq.py",
         '"num_decoder_layers": None,',
         '"num_decoder_layers": 6,',
-        SEQ2SEQ,
+        SETTINGS,
         "key_left_out",
     ),
     # sound
@@ -209,7 +210,7 @@ CHANGES = (
         "models/speech.py",
         "return (triangle * 2 / (high - low)).float()",
         "return triangle.float()",
-        SEQ2SEQ,
+        SETTINGS,
         "spectra_equal and 80",
     ),
     Change(
@@ -217,7 +218,7 @@ CHANGES = (
         "models/speech.py",
         "power = spectrum[..., :-1]",
         "power = spectrum[..., 1:]",
-        SEQ2SEQ,
+        SETTINGS,
         "spectra_equal and 80",
     ),
     # blanks

@@ -4,26 +4,22 @@ The reference builds the network and draws the weights; every parameter is then 
 or a bias of zero cannot hide a mistake.
 """
 
-import copy
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from athanor.base.errors import AthanorError
 from athanor.inference.cache import KeyValueCache
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.families import FAMILIES
 from athanor.models.families.causal import CAUSAL
-from athanor.models.language import LanguageModel
 from athanor.models.settings import family_of, read_config
 from athanor.models.shapes import count_parameters
+from tests.parity.reference import TOLERANCE, GrowingCache, assert_gradients_equal, difference
 
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = 1e-5
 HERE = {family.name: family for family in (*CAUSAL, FAMILIES["glm"])}
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, POSITIONS = 97, 64, 3, 4, 160, 48
 COMMON = dict(
@@ -134,11 +130,6 @@ def random_ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative where the reference is larger than 1."""
-    return float(((a - b).detach().abs() / b.detach().abs().clamp_min(1.0)).max())
-
-
 def test_logits_equal(pair):
     theirs, ours = pair
     ids = random_ids(3, 40)
@@ -193,59 +184,20 @@ def test_packed_documents_equal_documents_alone(pair):
                 assert difference(logits[row : row + 1, first:last], alone) < TOLERANCE
 
 
-def their_gradients(
-    theirs: torch.nn.Module, ids: torch.Tensor, targets: torch.Tensor, folder: Path
-) -> tuple[torch.Tensor, dict]:
-    """Mean loss over targets that are not -100, and the gradients by the names under which weights are stored."""
-    theirs.zero_grad()
-    logits = theirs(ids).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-    loss.backward()
-    gradients = copy.deepcopy(theirs)
-    with torch.no_grad():
-        for ours, parameter in zip(gradients.parameters(), theirs.parameters(), strict=True):
-            ours.copy_(parameter.grad)
-    gradients.save_pretrained(folder)
-    return loss, load_file(folder / "model.safetensors")
-
-
 def test_loss_and_gradients_equal(pair, tmp_path):
     """Our gradients, put in place of the weights, go through our converter and must equal the reference's."""
     theirs, ours = pair
     ids, targets = random_ids(3, 40), random_ids(3, 40, seed=1)
     targets[0, 5:20] = -100
-    loss, expected = their_gradients(theirs, ids, targets, tmp_path / "theirs")
+    theirs.zero_grad()
     ours.zero_grad()
+    logits = theirs(ids).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     total, count = ours.loss(ids, targets)
-    (total / count).backward()
     assert difference(total / count, loss) < TOLERANCE
-    gradients = LanguageModel(ours.config)
-    gradients.load_state_dict({name: parameter.grad for name, parameter in ours.named_parameters()})
-    save_checkpoint(gradients, tmp_path / "ours")
-    actual = load_file(tmp_path / "ours" / "model.safetensors")
-    assert set(actual) == set(expected)
-    for name, gradient in expected.items():
-        scale = float(gradient.abs().max().clamp_min(1e-3))
-        assert float((actual[name] - gradient).abs().max()) / scale < TOLERANCE, name
-
-
-class GrowingCache:
-    """The simplest cache: grows by joining."""
-
-    def __init__(self):
-        self.kept, self.mask_BTS = {}, None
-
-    def append(self, layer, k, v):
-        if layer in self.kept:
-            k, v = torch.cat((self.kept[layer][0], k), 2), torch.cat((self.kept[layer][1], v), 2)
-        self.kept[layer] = (k, v)
-        return k, v
-
-    def step(self, model, ids, first, last):
-        place = torch.arange(last)
-        self.mask_BTS = (place[first:, None] >= place)[None].expand(ids.shape[0], -1, -1)
-        positions = place[first:].expand(ids.shape[0], -1)
-        return model(ids[:, first:last], positions_BT=positions, cache=self)
+    loss.backward()
+    (total / count).backward()
+    assert_gradients_equal(theirs, ours, tmp_path, floor=1e-3)
 
 
 @pytest.mark.parametrize("ends", [(5, 9, *range(10, 21)), (1, 2, 20), (20,)])
@@ -255,7 +207,8 @@ def test_cached_decoding_equals_the_whole(pair, ends):
     ids, cache, first, pieces = random_ids(2, 20), GrowingCache(), 0, []
     with torch.no_grad():
         for last in ends:
-            pieces.append(cache.step(ours, ids, first, last))
+            positions = cache.begin(len(ids), first, last)
+            pieces.append(ours(ids[:, first:last], positions_BT=positions, cache=cache))
             first = last
         assert difference(torch.cat(pieces, 1), theirs(ids).logits) < TOLERANCE
 

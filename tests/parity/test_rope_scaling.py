@@ -12,10 +12,11 @@ from athanor.models.convert import load_checkpoint
 from athanor.models.families import FAMILIES
 from athanor.models.rope import rope_table
 from athanor.models.settings import our_config, read_config, their_config
+from tests.parity.reference import TOLERANCE, GrowingCache, difference
 
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE, LIMIT, VOCABULARY = 1e-5, 16, 97
+LIMIT, VOCABULARY = 16, 97
 SHAPE = dict(
     vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=160,
     max_position_embeddings=LIMIT, pad_token_id=0, bos_token_id=1, eos_token_id=2,
@@ -48,10 +49,6 @@ def fresh(theirs: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return theirs(ids).logits
 
 
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(((a - b).detach().abs() / b.detach().abs().clamp_min(1.0)).max())
-
-
 @pytest.mark.parametrize("length", [5, LIMIT, LIMIT + 1, 3 * LIMIT])
 def test_dynamic_logits_and_gradients(pair, length):
     theirs, ours = pair
@@ -80,15 +77,15 @@ def test_dynamic_scaling_depends_on_each_document_alone(pair):
 
 def test_dynamic_scaling_with_a_cache_is_theirs_chunk_by_chunk(pair):
     """Keys keep the angles they were stored with, so chunks are not the whole; but they are the reference's chunks."""
-    from tests.parity.test_language_families import GrowingCache
-
     theirs, ours = pair
     ids, first, ours_cache, their_cache = random_ids(2, 40), 0, GrowingCache(), transformers.DynamicCache()
     theirs(ids[:, :2])
     with torch.no_grad():
         for last in (12, 20, *range(21, 41)):
             theirs_says = theirs(ids[:, first:last], past_key_values=their_cache, use_cache=True).logits
-            assert difference(ours_cache.step(ours, ids, first, last), theirs_says) < TOLERANCE
+            positions = ours_cache.begin(len(ids), first, last)
+            ours_says = ours(ids[:, first:last], positions_BT=positions, cache=ours_cache)
+            assert difference(ours_says, theirs_says) < TOLERANCE
             first = last
 
 

@@ -4,95 +4,33 @@ The reference builds the network and draws the weights; every parameter is then 
 or a bias of zero cannot hide a mistake.
 """
 
-import copy
-import functools
-import json
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from athanor.base.errors import AthanorError
 from athanor.inference.cache import KeyValueCache
-from athanor.models.attention import distance_bucket
-from athanor.models.config import TransformerConfig
-from athanor.models.convert import load_network, rows_of, save_checkpoint
-from athanor.models.families.seq2seq import SEQ2SEQ
-from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig, shifted, sinusoids
-from athanor.models.settings import family_of, read_config, their_config
-from athanor.models.speech import SpeechConfig, SpeechModel, log_mel
+from athanor.models.convert import load_network, save_checkpoint
+from athanor.models.seq2seq import EncoderDecoder, shifted
+from athanor.models.settings import family_of
+from athanor.models.speech import SpeechModel
+from tests.parity.reference import TOLERANCE, GrowingCache, assert_gradients_equal, difference
+from tests.parity.seq2seq import (
+    CASES,
+    END,
+    FAMILY,
+    HEADS,
+    LAYERS,
+    PADDING,
+    START,
+    WIDTH,
+    WORDS,
+    pair_of,
+    random_ids,
+    random_source,
+)
 
 transformers = pytest.importorskip("transformers")
-
-TOLERANCE = 1e-5
-VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, MELS, PLACES = 97, 64, 2, 4, 80, 6, 11
-START, PADDING, END = 2, 1, 3
-SPECIAL = dict(pad_token_id=PADDING, bos_token_id=0, eos_token_id=END, decoder_start_token_id=START)
-T5 = dict(vocab_size=VOCABULARY, d_model=WIDTH, d_kv=24, d_ff=HIDDEN, num_layers=LAYERS, num_heads=HEADS, **SPECIAL)
-BART = dict(
-    vocab_size=VOCABULARY, d_model=WIDTH, encoder_layers=LAYERS, decoder_layers=LAYERS, encoder_ffn_dim=HIDDEN,
-    decoder_ffn_dim=HIDDEN, encoder_attention_heads=HEADS, decoder_attention_heads=HEADS, **SPECIAL,
-)  # fmt: skip
-UNLIKE = dict(encoder_layers=1, decoder_layers=3, encoder_ffn_dim=48, decoder_ffn_dim=72, decoder_attention_heads=2)
-M2M = {**BART, "max_position_embeddings": 48}
-WHISPER = {**BART, "num_mel_bins": MELS, "max_source_positions": PLACES, "max_target_positions": 40}
-FEW_CLASSES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 13}
-# "untied": the head is a weight of its own, and config.json says so.
-CASES = {
-    "t5": ("T5", T5),
-    "t5, untied": ("T5", {**T5, "tie_word_embeddings": False}),
-    "t5, unlike trunks, few classes": ("T5", {**T5, **FEW_CLASSES, "num_decoder_layers": 3, "layer_norm_epsilon": 0.1}),
-    "t5, unscaled head": ("T5", {**T5, "scale_decoder_outputs": False, "num_layers": 3, "num_decoder_layers": 1}),
-    "t5-gated, untied": ("T5", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
-    "t5-gated": ("T5", {**T5, "feed_forward_proj": "gated-gelu"}),
-    "mt5, untied": ("MT5", {**T5, **FEW_CLASSES, "tie_word_embeddings": False}),
-    "mt5": ("MT5", T5),
-    "m2m_100": ("M2M100", M2M),
-    "m2m_100, unlike trunks": ("M2M100", {**M2M, **UNLIKE, "scale_embedding": False, "activation_function": "gelu"}),
-    "whisper": ("Whisper", WHISPER),
-    "whisper, unlike trunks, untied": (
-        "Whisper", {**WHISPER, **UNLIKE, "tie_word_embeddings": False, "activation_function": "gelu_new"}
-    ),
-}  # fmt: skip
-WORDS = [name for name in CASES if not name.startswith("whisper")]
-FAMILY = {family.name: family for family in SEQ2SEQ}
-
-
-def reference(case: str) -> torch.nn.Module:
-    """The reference network in float32 with every parameter disturbed."""
-    name, settings = CASES[case]
-    torch.manual_seed(len(case))
-    still = {key: 0.0 for key in ("dropout", "encoder_layerdrop", "decoder_layerdrop")} if "T5" not in name else {}
-    config = getattr(transformers, f"{name}Config")(**settings, **still, attn_implementation="eager")
-    network = getattr(transformers, f"{name}ForConditionalGeneration")(config)
-    if "untied" in case and "T5" in name:  # they tie it always, but for a checkpoint that holds two weights
-        network.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, WIDTH) / 8)
-    with torch.no_grad():
-        for part, parameter in network.named_parameters():
-            # Products only a little: where scores are large, so is the rounding.
-            parameter.add_(torch.randn_like(parameter) * (0.1 if parameter.dim() == 1 else 0.02))
-            # T5 draws these wide: sharp attention, and scores in the hundreds where a tied head is not scaled.
-            parameter.mul_(0.5 if part.endswith(".q.weight") else 0.2 if part == "shared.weight" else 1.0)
-    return network.eval().float()
-
-
-@functools.cache
-def pair_of(case: str) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The reference and our network loaded from what the reference saved."""
-    theirs = reference(case)
-    with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
-        say_untied(case, Path(folder))
-        return theirs, load_network(folder)
-
-
-def say_untied(case: str, folder: Path) -> None:
-    """`transformers` 5 writes `true` into the config.json of every T5; published ones say what is so."""
-    if "untied" in case:
-        said = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**said, "tie_word_embeddings": False}))
 
 
 @pytest.fixture(params=CASES)
@@ -106,30 +44,12 @@ def words(request: pytest.FixtureRequest):
     return pair_of(request.param)
 
 
-def random_ids(rows: int, length: int, seed: int = 0) -> torch.Tensor:
-    return torch.randint(4, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-def random_source(ours: torch.nn.Module, rows: int) -> torch.Tensor:
-    """Token ids, or frames of sound; as long as the widest class of distance reaches, and further."""
-    if isinstance(ours, SpeechModel):
-        frames = torch.randn(rows, MELS, 2 * PLACES, generator=torch.Generator().manual_seed(rows))
-        return 10 * frames  # so loud that the kinds of gelu differ
-    return random_ids(rows, 30, seed=5)
-
-
 def their_logits(theirs: torch.nn.Module, source: torch.Tensor, ids: torch.Tensor, **more) -> torch.Tensor:
     return theirs(source, decoder_input_ids=ids, **more).logits
 
 
 def decoder_of(ours: torch.nn.Module) -> EncoderDecoder:
     return ours.text if isinstance(ours, SpeechModel) else ours
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative where the reference is larger than 1."""
-    assert a.shape == b.shape
-    return float(((a - b).detach().abs() / b.detach().abs().clamp_min(1.0)).max())
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -213,16 +133,6 @@ def test_packed_targets_equal_targets_alone(pair):
         assert difference(actual[row : row + 1, first:last], alone) < TOLERANCE
 
 
-def gradients_by_name(theirs: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """The gradients of a network by the names under which its weights are stored."""
-    gradients = copy.deepcopy(theirs)
-    with torch.no_grad():
-        for ours, parameter in zip(gradients.parameters(), theirs.parameters(), strict=True):
-            ours.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-    gradients.save_pretrained(folder)
-    return load_file(folder / "model.safetensors")
-
-
 def test_loss_and_gradients_equal(pair, tmp_path):
     """Our gradients, put in place of the weights, go through our converter and must equal the reference's."""
     theirs, ours = pair
@@ -237,23 +147,12 @@ def test_loss_and_gradients_equal(pair, tmp_path):
     logits = their_logits(theirs, source, ids, **their_more)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
     loss.backward()
-    expected = gradients_by_name(theirs, tmp_path / "theirs")
     ours.zero_grad()
     total, count = ours.loss(source, ids, targets, **more)
     (total / count).backward()
     assert count == 50
     assert difference(total / count, loss) < TOLERANCE
-    gradients = type(ours)(ours.config)
-    zero = torch.zeros(())
-    gradients.load_state_dict(
-        {name: (zero.expand_as(one) if one.grad is None else one.grad) for name, one in ours.named_parameters()}
-    )
-    save_checkpoint(gradients, tmp_path / "ours")
-    actual = load_file(tmp_path / "ours" / "model.safetensors")
-    assert set(actual) == set(expected)
-    for name, gradient in expected.items():
-        scale = float(gradient.abs().max().clamp_min(1e-3))
-        assert float((actual[name] - gradient).abs().max()) / scale < TOLERANCE, name
+    assert_gradients_equal(theirs, ours, tmp_path, floor=1e-3)
 
 
 def test_targets_are_shifted_as_they_shift_them(pair):
@@ -264,25 +163,6 @@ def test_targets_are_shifted_as_they_shift_them(pair):
     assert difference(total / count, theirs(source, labels=targets).loss) < TOLERANCE
 
 
-class GrowingCache:
-    """The simplest cache: grows by joining."""
-
-    def __init__(self):
-        self.kept, self.mask_BTS = {}, None
-
-    def append(self, layer, k, v):
-        if layer in self.kept:
-            k, v = torch.cat((self.kept[layer][0], k), 2), torch.cat((self.kept[layer][1], v), 2)
-        self.kept[layer] = (k, v)
-        return k, v
-
-    def step(self, network, memory, ids, first, last):
-        place = torch.arange(last)
-        self.mask_BTS = (place[first:, None] >= place)[None].expand(ids.shape[0], -1, -1)
-        positions = place[first:].expand(ids.shape[0], -1)
-        return network.logits(network.decode(ids[:, first:last], memory, positions_BT=positions, cache=self))
-
-
 @pytest.mark.parametrize("ends", [(5, 9, *range(10, 21)), (1, 2, 20), (20,)])
 def test_cached_decoding_equals_the_whole(pair, ends):
     """In chunks, then step by step, as an engine decodes; the source is read once."""
@@ -291,7 +171,9 @@ def test_cached_decoding_equals_the_whole(pair, ends):
     with torch.no_grad():
         memory = ours.encode(source)
         for last in ends:
-            pieces.append(cache.step(decoder_of(ours), memory, ids, first, last))
+            positions, network = cache.begin(len(ids), first, last), decoder_of(ours)
+            hidden = network.decode(ids[:, first:last], memory, positions_BT=positions, cache=cache)
+            pieces.append(network.logits(hidden))
             first = last
         assert difference(torch.cat(pieces, 1), their_logits(theirs, source, ids)) < TOLERANCE
 
@@ -323,7 +205,9 @@ def test_what_is_written_greedily_equals_what_they_write(words):
     with torch.no_grad():
         memory = ours.encode(source, seen)
         for length in range(1, 11):
-            logits = cache.step(ours, memory, ids, length - 1, length)[:, -1]
+            positions = cache.begin(len(ids), length - 1, length)
+            hidden = ours.decode(ids[:, length - 1 :], memory, positions_BT=positions, cache=cache)
+            logits = ours.logits(hidden)[:, -1]
             logits[:, END] = float("-inf")  # as a least length forbids it
             ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
     assert torch.equal(ids, expected)
@@ -418,268 +302,3 @@ def test_a_bias_of_keys_has_no_influence_in_whisper(tmp_path):
     assert difference(ours(source, ids), before) < TOLERANCE
     save_checkpoint(ours, tmp_path / "saved")
     assert not [name for name in load_file(tmp_path / "saved" / "model.safetensors") if name.endswith("k_proj.bias")]
-
-
-# --- settings -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [name for name in FAMILY if name != "t5-gated"])
-def test_a_key_left_out_has_the_value_they_take(name):
-    completed = transformers.CONFIG_MAPPING[name]().to_dict()
-    assert read_config({"model_type": name}, "shortest") == read_config(completed, "completed")
-
-
-@pytest.mark.parametrize("name", FAMILY)
-def test_every_key_left_out_alone(name):
-    """One after the other, with all others set to something else than their default."""
-    case = next(case for case in CASES if case.split(",")[0] == name)
-    class_, settings = CASES[case]
-    class_ = getattr(transformers, f"{class_}Config")
-    more = UNLIKE if "encoder_layers" in settings else {"num_decoder_layers": 4}
-    whole = class_(**{**settings, **more, "d_model": 96}).to_dict()  # a width that every default of heads divides
-    keys = [key for key in FAMILY[name].settings if key not in ("tie_word_embeddings", "scale_decoder_outputs")]
-    for key in keys:
-        shorter = {other: value for other, value in whole.items() if other != key}
-        if key == "scale_embedding":
-            shorter["scale_embedding"] = class_().scale_embedding
-        completed = class_(**{**shorter}).to_dict()
-        assert read_config(shorter, key) == read_config(completed, key), key
-
-
-@pytest.mark.parametrize("tied", [None, True, False])
-@pytest.mark.parametrize("scaled", [None, True, False])
-def test_the_head_is_scaled_where_they_scale_it(tied, scaled):
-    said = {"tie_word_embeddings": tied, "scale_decoder_outputs": scaled}
-    said = {key: value for key, value in said.items() if value is not None}
-    _, ours = read_config({"model_type": "t5", **said}, "config.json")
-    assert ours.scale_head == transformers.T5Config(**said).scale_decoder_outputs
-    assert ours.tied == (tied is not False)
-
-
-def test_as_old_files_say_it():
-    """Keys of files older than `transformers` 5 that say nothing about the network."""
-    old = {"n_positions": 512, "output_past": True, "task_specific_params": {"a": 1}, "tokenizer_class": "T5Tokenizer"}
-    assert read_config({"model_type": "t5", **old}, "old") == read_config({"model_type": "t5"}, "new")
-    old = {"num_hidden_layers": 12, "encoder_layers": 12, "max_length": 200, "num_beams": 5, "early_stopping": True}
-    assert read_config({"model_type": "m2m_100", **old}, "old") == read_config({"model_type": "m2m_100"}, "new")
-    old = {"num_hidden_layers": 4, "encoder_layers": 4, "max_length": 448, "forced_decoder_ids": [[1, 50259]]}
-    assert read_config({"model_type": "whisper", **old}, "old") == read_config({"model_type": "whisper"}, "new")
-
-
-def test_gating_may_be_said_by_one_key():
-    """As the files of T5 v1.1 say it, which are older than `is_gated_act`."""
-    old = {"model_type": "t5", **GATED, "tie_word_embeddings": False}
-    family, _ = read_config(old, "old")
-    assert family.name == "t5-gated"
-
-
-GATED = {"feed_forward_proj": "gated-gelu"}
-
-
-@pytest.mark.parametrize(
-    ("name", "first", "wrong"),
-    [
-        ("t5", {}, {"feed_forward_proj": "gelu"}),
-        ("t5", {}, {"feed_forward_proj": "gated-silu"}),
-        ("t5", {}, {"dense_act_fn": "gelu_new"}),
-        ("t5", GATED, {"dense_act_fn": "relu"}),
-        ("t5", GATED, {"feed_forward_proj": "relu"}),
-        ("t5", GATED, {"feed_forward_proj": "gated-relu"}),
-        ("t5", {}, {"relative_attention_num_buckets": None}),
-        ("t5", {}, {"relative_attention_max_distance": "128"}),
-        ("t5", {}, {"num_heads": 8.0}),
-        ("t5", {}, {"num_layers": 0}),
-        ("t5", {}, {"alibi": True}),
-        ("mt5", {}, {"feed_forward_proj": "relu"}),
-        ("mt5", {}, {"is_gated_act": False}),
-        ("mt5", {}, {"dense_act_fn": "gelu"}),
-        ("mt5", {}, {"scale_decoder_outputs": True}),
-        ("m2m_100", {}, {"activation_function": "silu"}),
-        ("m2m_100", {}, {"tie_word_embeddings": False}),
-        ("m2m_100", {}, {"scale_embedding": 2}),
-        ("m2m_100", {}, {"pad_token_id": -1}),
-        ("m2m_100", {}, {"num_hidden_layers": 3}),
-        ("m2m_100", {}, {"decoder_attention_heads": 7}),
-        ("m2m_100", {}, {"normalize_before": False}),
-        ("whisper", {}, {"scale_embedding": True}),
-        ("whisper", {}, {"activation_function": "silu"}),
-        ("whisper", {}, {"num_hidden_layers": 3}),
-        ("whisper", {}, {"num_mel_bins": 0}),
-        ("whisper", {}, {"decoder_attention_heads": 7}),
-        ("whisper", {}, {"position_embeddings": "rope"}),
-    ],
-)
-def test_what_we_cannot_run_is_refused_by_name(name, first, wrong):
-    settings = transformers.CONFIG_MAPPING[name](**first).to_dict()
-    read_config(settings, "config.json")
-    with pytest.raises(AthanorError) as caught:
-        read_config({**settings, **wrong}, "config.json")
-    said = {
-        "num_layers": "layers=0",
-        "pad_token_id": "padding=-1",
-        "decoder_attention_heads": "heads=7",
-        "num_mel_bins": "mels=0",
-        "relative_attention_num_buckets": "buckets",
-    }
-    # Of two keys that contradict each other either may be named.
-    named = (*wrong, "is_gated_act") if "feed_forward_proj" in wrong else wrong
-    assert any(said.get(key, key) in str(caught.value) for key in named)
-
-
-ENCODER = dict(width=32, layers=1, heads=2, hidden=48, max_positions=16, causal=False)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "more", "said"),
-    [
-        ({"causal": True}, {}, "causal"),
-        ({"position": "rope"}, {}, "position"),
-        ({"vocabulary": 9}, {}, "vocabulary"),
-        ({"experts": 4, "experts_per_token": 2}, {}, "experts"),
-        ({"position": "buckets", "buckets": 8, "farthest": 16}, {"padding": 1}, "sinusoids"),
-        ({"position": "buckets", "buckets": 8, "farthest": 16}, {"decoder_positions": 9}, "decoder_positions"),
-        ({"width": 2, "hidden": 8}, {"padding": 1}, "width"),
-        ({}, {"padding": -1}, "padding"),
-        ({}, {"padding": 50}, "padding"),
-        ({}, {"decoder_heads": 3}, "heads=3"),
-        ({}, {"decoder_layers": 0}, "layers=0"),
-    ],
-)
-def test_numbers_that_form_no_network_are_refused(encoder, more, said):
-    numbers = {**ENCODER, "position": "none", **encoder}
-    with pytest.raises(ValueError, match=said):
-        EncoderDecoderConfig(encoder=TransformerConfig(**numbers), vocabulary=50, **more)
-
-
-def test_a_front_that_hears_is_checked():
-    relative = TransformerConfig(**ENCODER, position="buckets", buckets=8, farthest=16)
-    for encoder, mels in ((relative, 8), (TransformerConfig(**ENCODER, position="none"), 0)):
-        with pytest.raises(ValueError):
-            SpeechConfig(text=EncoderDecoderConfig(encoder=encoder, vocabulary=50), mels=mels)
-
-
-def test_misuse_is_refused():
-    _, ours = pair_of("m2m_100")
-    ids = random_ids(2, 9)
-    seen = torch.ones(2, 9, dtype=torch.bool)
-    seen[1] = False
-    with pytest.raises(ValueError, match="padding and nothing else"):
-        ours(ids, ids, seen_BS=seen)
-    with pytest.raises(ValueError, match="49 positions"):
-        ours(random_ids(1, 49), ids[:1])
-    with pytest.raises(ValueError, match="49 positions"):
-        ours(ids[:1], random_ids(1, 49))
-    with pytest.raises(ValueError, match="with a cache"):
-        ours.decode(ids, ours.encode(ids), cache=GrowingCache())
-    _, hears = pair_of("whisper")
-    with pytest.raises(ValueError, match="frames"):
-        hears(torch.zeros(1, MELS, 2 * PLACES - 2), ids[:1])
-    _, relative = pair_of("t5")
-    assert relative(random_ids(1, 600), ids[:1]).shape == (1, 9, VOCABULARY)  # distances have no last class
-
-
-# --- laws and published numbers -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (8, 13), (32, 1000), (6, 20)])
-def test_classes_of_distance_equal(causal, buckets, farthest):
-    distance = torch.arange(-1500, 1500)
-    law = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket
-    expected = law(-distance, bidirectional=not causal, num_buckets=buckets, max_distance=farthest)
-    assert torch.equal(distance_bucket(distance, buckets, farthest, causal), expected)
-
-
-def test_sinusoids_equal():
-    m2m = transformers.models.m2m_100.modeling_m2m_100.M2M100SinusoidalPositionalEmbedding
-    whisper = transformers.models.whisper.modeling_whisper.sinusoids
-    place = torch.arange(1500)
-    for width in (4, 64, 384, 1024):
-        assert float((sinusoids(place, width) - m2m.get_embedding(1500, width)).abs().max()) < 1e-6
-        assert float((sinusoids(place, width) - whisper(1500, width)).abs().max()) < 1e-3  # angles of 1,500 in float32
-
-
-@pytest.mark.parametrize("mels", [80, 128])
-def test_spectra_equal(mels):
-    """A tone that rises, noise, a click, and silence to the end; whole sound, and sound that is filled up."""
-    time = torch.arange(16_000 * 3) / 16_000
-    rising = 0.5 * torch.sin(2 * torch.pi * (200 + 900 * time) * time)
-    noise = torch.randn(len(time), generator=torch.Generator().manual_seed(0)) * 0.1
-    click = torch.zeros(len(time))
-    click[20_000] = 1.0
-    extractor = transformers.WhisperFeatureExtractor(feature_size=mels)
-    for sound in (rising, noise, click, rising[:1_234], torch.zeros(999)):
-        expected = extractor(sound.numpy(), sampling_rate=16_000, return_tensors="pt").input_features
-        actual = log_mel(sound[None], mels)
-        assert actual.shape == (1, mels, 3_000)
-        assert difference(actual, expected) < 1e-4  # logarithms of what is nearly nothing
-    both = log_mel(torch.stack((rising, noise)), mels)
-    assert difference(both[1:], log_mel(noise[None], mels)) < TOLERANCE
-    with pytest.raises(ValueError, match="480001 samples"):
-        log_mel(torch.zeros(1, 480_001), mels)
-
-
-T5_BASE = dict(d_model=768, num_layers=12, num_heads=12)
-LARGE = dict(d_model=1280, encoder_layers=32, decoder_layers=32, encoder_ffn_dim=5120, decoder_ffn_dim=5120)
-LARGE |= dict(encoder_attention_heads=20, decoder_attention_heads=20)
-BASE = dict(d_model=512, encoder_layers=6, decoder_layers=6, encoder_ffn_dim=2048, decoder_ffn_dim=2048)
-BASE |= dict(encoder_attention_heads=8, decoder_attention_heads=8)
-PUBLISHED = {
-    "t5-small": ("T5", {}, 60_506_624),
-    "t5-base": ("T5", {**T5_BASE, "d_ff": 3072}, 222_903_552),
-    "flan-t5-base": ("T5", {**T5_BASE, **GATED, "d_ff": 2048, "tie_word_embeddings": False}, 247_577_856),
-    "mt5-small": ("MT5", {"tie_word_embeddings": False}, 300_176_768),
-    "m2m100_418M": ("M2M100", {}, 483_905_536),
-    "whisper-tiny": ("Whisper", {}, 37_760_640),
-    "whisper-base": ("Whisper", BASE, 72_593_920),
-    "whisper-large-v2": ("Whisper", LARGE, 1_543_304_960),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_sizes_are_built_exactly(name):
-    """Every stored number is counted; a second network of theirs, without weights in memory, counts the same."""
-    class_, settings, count = PUBLISHED[name]
-    config = getattr(transformers, f"{class_}Config")(**settings)
-    family, ours = read_config({**config.to_dict(), **settings}, name)
-    with torch.device("meta"):
-        theirs, network = getattr(transformers, f"{class_}ForConditionalGeneration")(config), family.build(ours)
-        if settings.get("tie_word_embeddings") is False:
-            theirs.lm_head.weight = torch.nn.Parameter(torch.empty_like(theirs.lm_head.weight))
-    weights, stored = network.state_dict(), 0
-    for ours_name, row, their_names in rows_of(family, weights):
-        pieces = row.pieces(network.config, weights[ours_name])
-        stored += sum(piece.numel() for piece, one in zip(pieces, their_names, strict=True) if one is not None)
-    assert stored == count
-    assert sum(parameter.numel() for parameter in theirs.parameters()) == count
-
-
-def test_config_json_is_written_as_it_was_read():
-    """Every key they wrote that says something about the network comes back with its value."""
-    for case in CASES:
-        class_, settings = CASES[case]
-        said = getattr(transformers, f"{class_}Config")(**settings).to_dict()
-        family, config = read_config(said, case)
-        written = their_config(family, config, "float32")
-        for key in (*family.settings, *family.required, *family.choices):
-            assert written[key] == said[key], (case, key)
-
-
-def test_weights_are_drawn_by_seed():
-    """And learn: a loss falls within a few steps, with the sinusoids of the front left as they are."""
-    for case in ("t5-gated, untied", "m2m_100", "whisper"):
-        _, loaded = pair_of(case)
-        ours, again = type(loaded)(loaded.config).initialise(7), type(loaded)(loaded.config).initialise(7)
-        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), again.parameters(), strict=True))
-        source, targets = random_source(ours, 4), random_ids(4, 8)
-        optimizer = torch.optim.Adam([one for one in ours.parameters() if one.requires_grad], 3e-3)
-        losses = []
-        for _ in range(12):
-            total, count = ours.loss(source, shifted(targets, START, PADDING), targets)
-            losses.append(float((total / count).detach()))
-            optimizer.zero_grad()
-            total.div(count).backward()
-            optimizer.step()
-        assert losses[-1] < 0.7 * losses[0], case
-        if isinstance(ours, SpeechModel):
-            assert torch.equal(ours.places, sinusoids(torch.arange(PLACES), WIDTH))

@@ -17,6 +17,7 @@ from athanor.models.settings import our_config
 from athanor.models.vision.resnet import ResNet, ResNetConfig
 from athanor.models.vision.sizes import SIZES
 from athanor.models.vision.swin import Swin, SwinConfig
+from tests.parity.reference import difference
 
 TOLERANCE = 1e-5
 # V2 normalises small numbers and multiplies cosines by 100: in float32 either network shows 1e-5 of rounding.
@@ -107,12 +108,6 @@ def images(network: torch.nn.Module, height: int, width: int, rows: int = 2) -> 
     channels = network.config.num_channels
     drawn = torch.randn(rows, channels, height, width, generator=torch.Generator().manual_seed(height))
     return drawn.to(next(network.parameters()).dtype)
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference, relative where the reference is larger than 1."""
-    assert a.shape == b.shape
-    return float(((a - b).detach().abs() / b.detach().abs().clamp_min(1.0)).max())
 
 
 def their_maps(theirs: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
