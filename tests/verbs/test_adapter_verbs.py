@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,9 @@ from athanor.store.artifact import Store
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import Tokenizer
 from tests.inference.gguf_models import make_checkpoint, train_tokenizer
-from tests.verbs import test_export
+from tests.verbs.conftest import Verb
 
 IDS = torch.tensor([[0, 70, 71, 300, 400, 5]])
-Verb = Callable[..., str]
-verb = test_export.verb  # the fixture that runs a verb in this process
 
 
 @pytest.fixture(scope="module")

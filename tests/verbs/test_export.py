@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from athanor.base.files import hash_file, read_json, write_json
-from athanor.cli import main
 from athanor.inference.gguf import GgufFile
 from athanor.inference.quantize import load_model, quantize_checkpoint
 from athanor.inference.runtime import open_model
@@ -19,9 +18,9 @@ from athanor.tokens.conversation import Turn
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import Tokenizer
 from tests.inference.gguf_models import make_checkpoint, train_tokenizer
+from tests.verbs.conftest import Verb
 
 IDS = torch.tensor([[0, 70, 71, 300, 400, 5]])
-Verb = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +34,6 @@ def checkpoint(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     """A bf16 model of the quickstart's family with its tokenizer."""
     make_checkpoint(tmp_path / "model", tokenizer, torch.bfloat16, norm_qk=True, tied=True)
     return tmp_path / "model"
-
-
-@pytest.fixture
-def verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
-    """Run a verb in this process and give what it printed; a refusal comes back as its message and exit code."""
-    monkeypatch.setenv("ATHANOR_STORE", str(tmp_path / "store"))
-    monkeypatch.setenv("ATHANOR_LANGUAGE", "en")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str, code: int = 0) -> str:
-        capsys.readouterr()
-        try:
-            main([str(word) for word in words])
-            found = 0
-        except SystemExit as done:
-            found = int(done.code or 0)
-        said = capsys.readouterr()
-        assert found == code, said.err
-        return said.err if code else said.out
-
-    return run
 
 
 def leftovers(folder: Path) -> list[str]:

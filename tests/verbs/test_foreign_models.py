@@ -20,7 +20,6 @@ from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
 from athanor.base.progress import SilentProgress
 from athanor.base.records import write_records
-from athanor.cli import main
 from athanor.data.document import make_document
 from athanor.data.exercises import TRAIN
 from athanor.data.pack import PackSettings, TokenFiles, pack_documents
@@ -109,26 +108,6 @@ def foreign(request: pytest.FixtureRequest, every: dict[str, Foreign]) -> Foreig
 @pytest.fixture(params=["qwen2", "llama2", "llama3"])
 def talker(request: pytest.FixtureRequest, every: dict[str, Foreign]) -> Foreign:
     return every[request.param]
-
-
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Run a verb in this process; a refusal comes back as its message."""
-    monkeypatch.setenv("ATHANOR_LANGUAGE", "en")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object, code: int = 0) -> str:
-        capsys.readouterr()
-        try:
-            main([str(word) for word in words])
-            found = 0
-        except SystemExit as done:
-            found = int(done.code or 0)
-        said = capsys.readouterr()
-        assert found == code, said.err
-        return said.err if code else said.out
-
-    return run
 
 
 def same_model(folder: Path, other: Path, atol: float = 2e-5) -> None:

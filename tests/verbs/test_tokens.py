@@ -22,10 +22,8 @@ from athanor.tokens.tokenizer import Tokenizer
 from tests.conftest import athanor
 from tests.inference.gguf_models import make_checkpoint, train_tokenizer
 from tests.tokens import makers
-from tests.verbs import test_export
-from tests.verbs.test_export import Verb
+from tests.verbs.conftest import Verb
 
-verb = test_export.verb  # the fixture that runs a verb in this process
 TERMS = "benzaldehyde is distilled, formaldehyde is not; 苯甲醛 is what benzaldehyde is called here.\n"
 OLD = "def add(a, b):\n    return a + b  # 人工智能\n"
 
