@@ -9,6 +9,7 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
+from athanor.verbs.groups import group_of
 from athanor.verbs.options import find_artifact, find_model, json_option, print_json, store_option
 
 KINDS = ("bpe", "unigram", "wordpiece")
@@ -25,28 +26,8 @@ KIND = (
 )
 
 
-class TokensGroup(click.Group):
-    """Says what each command does in the reader's language, in the order of the table."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section(say("Commands", "命令")):
-            formatter.write_dl([(name, say(*texts)) for name, texts in COMMANDS.items()])
-
-    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
-        from athanor.base.settings import nearest
-
-        if args and args[0] not in COMMANDS:
-            raise AthanorError(
-                f"there is no command {args[0]!r}", allowed=", ".join(COMMANDS), fix=nearest(args[0], COMMANDS)
-            )
-        return super().resolve_command(context, args)
-
-
 @click.group(
-    cls=TokensGroup,
+    cls=group_of(COMMANDS),
     epilog="\b\nExample:  athanor tokens train ~/notes --vocabulary 8000\n"
     "          athanor tokens report tokenizer ~/notes --by language\n"
     "          athanor tokens extend finetune --texts ~/notes --count 500",
@@ -130,7 +111,7 @@ def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, a
     TOKENIZER is a folder with any model's tokenizer files, or an artifact: a tokenizer or a model. Texts are read as
     they are, without cleaning.
     """
-    from athanor.data.sources import ALLOWED
+    from athanor.data.reading.sources import ALLOWED
     from athanor.tokens import fertility
     from athanor.tokens.tokenizer import Tokenizer
 
@@ -174,9 +155,9 @@ def find_tokenizer(store: str | None, name: str) -> Path:
 
 def _documents(text: str, aside: list[Any]) -> Iterator[tuple[str, Any]]:
     """(file's name, document) of everything that `text` names; what cannot be read is put aside."""
-    from athanor.data.read import ReadSettings
-    from athanor.data.readers import ReadLimits, SetAside, read_file
-    from athanor.data.sources import find_sources
+    from athanor.data.reading.read import ReadSettings
+    from athanor.data.reading.readers import ReadLimits, SetAside, read_file
+    from athanor.data.reading.sources import find_sources
 
     usual = ReadSettings()
     limits = ReadLimits(max_document_bytes=usual.max_document_bytes, max_line_bytes=usual.max_line_bytes)
@@ -200,7 +181,7 @@ def _by_file(texts: tuple[str, ...], aside: list[Any]) -> dict[str, list[str]]:
 
 
 def _by_language(texts: tuple[str, ...], aside: list[Any]) -> dict[str, list[str]]:
-    from athanor.data.language import guess_language
+    from athanor.data.cleaning.language import guess_language
 
     languages: dict[str, list[str]] = {}
     for text in texts:

@@ -24,7 +24,7 @@ def command(text: str, name: str | None, minimum: int | None, limit: int, store:
 
     For each: how often it occurs, in which documents and lines, and at which training steps the model saw it.
     """
-    from athanor.data.index import Explainer
+    from athanor.data.packing.index import Explainer
     from athanor.store.artifact import find_store
 
     place = find_store(store)

@@ -1,0 +1,75 @@
+"""`athanor data`: files of documents in, a folder with its reasons out, whole or not at all."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.data.cleaning.test_clean import story
+from tests.verbs.conftest import Verb
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Twenty stories; one stands there twice, one nearly so, and two share a long paragraph."""
+    texts = [story(number, 20) for number in range(20)]
+    texts[7] = texts[3]
+    texts[9] = texts[4].replace("river", "stream", 1)
+    texts[11] += texts[12][:900]
+    path = tmp_path / "raw.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
+    return path
+
+
+def ids(folder: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in (folder / "documents.jsonl").read_text().splitlines()]
+
+
+def test_copies_go_and_say_why(raw: Path, verb: Verb, tmp_path: Path) -> None:
+    said = verb("data", "copies", raw, "--out", "unique")
+    assert "20 documents, 18 stay: 1 exact and 1 near copies removed" in said
+    assert ids(tmp_path / "unique") == [str(n) for n in range(20) if n not in (7, 9)]
+    rows = [json.loads(line) for line in (tmp_path / "unique" / "duplicates.jsonl").read_text().splitlines()]
+    assert {(row["removed"], row["kept"]) for row in rows} == {("7", "3"), ("9", "4")}
+    assert all(0.7 <= row["similarity"] <= 1 for row in rows)
+    told = json.loads(verb("data", "copies", raw, "--threshold", "1", "--out", "exact", "--json"))
+    assert told["kept"] == 19 and Path(told["out"]).name == "exact"
+
+
+def test_repeats_are_cut(raw: Path, verb: Verb, tmp_path: Path) -> None:
+    verb("data", "copies", raw, "--out", "unique")
+    said = verb("data", "repeats", "unique/documents.jsonl", "--out", "clean")
+    assert "18 documents, 18 stay, 1 of them shorter" in said
+    before, after = (
+        [json.loads(line)["text"] for line in (tmp_path / name / "documents.jsonl").read_text().splitlines()]
+        for name in ("unique", "clean")
+    )
+    changed = [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other]
+    assert len(changed) == 1 and len(after[changed[0]]) < len(before[changed[0]]) - 700
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("copies", "nowhere.jsonl", "--out", "x"), "there is no file nowhere.jsonl"),
+        (("copies", "raw.jsonl.gz", "--out", "there"), "exists already"),
+        (("copies", "raw.jsonl.gz", "--out", "no/x"), "there is no folder no"),
+        (("copies", "raw.jsonl.gz", "--threshold", "2", "--out", "x"), "threshold"),
+        (("copies", "raw.jsonl.gz", "--keep", "best", "--out", "x"), "score"),
+        (("copies", "raw.jsonl.gz", "--keep", "best", "--score", "rank", "--out", "x"), "rank"),
+        (("copies", "bad.jsonl", "--out", "x"), "bad.jsonl"),
+        (("repeats", "raw.jsonl.gz", "--shortest", "0", "--out", "x"), "shortest"),
+        (("repeats", "bad.jsonl", "--out", "x"), "bad.jsonl"),
+        (("copis", "raw.jsonl.gz"), "copies"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_leaves_nothing(
+    words: tuple[str, ...], said: str, raw: Path, verb: Verb, tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": 7}\n')
+    before = sorted(tmp_path.rglob("*"))
+    assert said in verb("data", *words, code=2)
+    assert sorted(tmp_path.rglob("*")) == before
