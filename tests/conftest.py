@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+# Real data sets, absent on most machines: tests that read them skip and say so.
+REAL_DATA = Path(os.environ.get("ATHANOR_TEST_DATA") or ROOT.parent / "shared" / "data")
 
 # The quickstart at its smallest: the whole journey in seconds. A model this small learns little, so the INT4 gate is
 # opened wide; `make demo` runs with the real thresholds.

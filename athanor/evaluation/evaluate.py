@@ -10,7 +10,7 @@ from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records, write_records
 from athanor.base.settings import Settings
-from athanor.data.exercises import EXAM
+from athanor.data.instruct.exercises import EXAM
 from athanor.data.shards import read_shards
 from athanor.evaluation.bits import bits_per_byte, lzma_bits_per_byte
 from athanor.evaluation.exam import Answer, accuracy, examine, passed

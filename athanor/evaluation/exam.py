@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.base.progress import Progress
-from athanor.data.skills import check
+from athanor.data.instruct.skills import check
 from athanor.evaluation.statistics import Estimate, share
 from athanor.evaluation.subject import LocalSubject
 from athanor.inference.sampling import Sampling

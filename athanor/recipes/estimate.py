@@ -6,7 +6,7 @@ from typing import Any
 
 from athanor.base.device import matmul_flops, pick_device, set_threads
 from athanor.base.machines import PROCESSOR_SHARE
-from athanor.data.read import ReadSettings, source_bytes
+from athanor.data.reading.read import ReadSettings, source_bytes
 from athanor.models.shapes import count_parameters, flops_per_token, training_memory
 from athanor.recipes.runner import PlannedStep
 from athanor.training.pretrain import PretrainSettings, network

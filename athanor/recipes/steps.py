@@ -54,21 +54,22 @@ class Step:
 
 
 STEPS = {
-    "read": Step("athanor.data.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
-    "clean": Step("athanor.data.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
-    "quality": Step("athanor.data.quality:judge_quality", "QualitySettings", "corpus", ("corpus", "curated")),
+    "read": Step("athanor.data.reading.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
+    "clean": Step("athanor.data.cleaning.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
+    "quality": Step("athanor.data.cleaning.quality:judge_quality", "QualitySettings", "corpus", ("corpus", "curated")),
     "decontaminate": Step(
-        "athanor.data.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
+        "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
         fingerprint="fingerprint",
     ),
     "instruct": Step(
-        "athanor.data.lessons:read_instructions", "InstructSettings", "conversations", fingerprint="fingerprint"
+        "athanor.data.instruct.lessons:read_instructions", "InstructSettings", "conversations",
+        fingerprint="fingerprint",
     ),
-    "skills": Step("athanor.data.exercises:make_skills", "SkillsSettings", "conversations"),
+    "skills": Step("athanor.data.instruct.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
         "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
     ),
-    "pack": Step("athanor.data.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
+    "pack": Step("athanor.data.packing.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
     "pretrain": Step("athanor.training.pretrain:pretrain", "PretrainSettings", "model", ("shards", "tokenizer")),
     "finetune": Step(
         "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards")
@@ -87,7 +88,7 @@ STEPS = {
         fingerprint="fingerprint",
     ),
     "index": Step(
-        "athanor.data.index:index_documents", "IndexSettings", "index",
+        "athanor.data.packing.index:index_documents", "IndexSettings", "index",
         ("corpus", "shards", "conversations", "pretrained", "finetuned"),
     ),
     "report": Step(

@@ -8,8 +8,8 @@ import pydantic
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
-from athanor.data.batches import Batches
-from athanor.data.pack import TokenFiles
+from athanor.data.packing.batches import Batches
+from athanor.data.packing.pack import TokenFiles
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import RESUME, Artifact

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.base.device import pick_device, set_threads
-from athanor.data.batches import Batch
+from athanor.data.packing.batches import Batch
 from athanor.models.convert import save_checkpoint
 from athanor.models.language import LanguageModel
 from athanor.tokens.chat import Template, end_ids, generation_of, jinja_of, special_ids, stored_ends

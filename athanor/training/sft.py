@@ -11,10 +11,10 @@ import pydantic
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
-from athanor.data.batches import Batch, Batches
-from athanor.data.conversations import PackedConversations, TooLong, pack_conversations
-from athanor.data.exercises import TRAIN
-from athanor.data.pack import TokenFiles
+from athanor.data.instruct.exercises import TRAIN
+from athanor.data.packing.batches import Batch, Batches
+from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
+from athanor.data.packing.pack import TokenFiles
 from athanor.models.convert import load_checkpoint
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends

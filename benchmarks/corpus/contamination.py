@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from athanor.data.decontaminate import FIELDS
-from athanor.data.overlap import Item, Runs, tokens_of, too_short
+from athanor.data.copies.decontaminate import FIELDS
+from athanor.data.copies.overlap import Item, Runs, tokens_of, too_short
 
 LETTERS = 2_500  # of a document
 

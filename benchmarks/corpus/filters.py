@@ -123,7 +123,7 @@ def choose_documents(folder: Path, count: int) -> list[str]:
 
 def judge_ours(texts: list[str]) -> dict[str, list[str | None]]:
     sys.path.insert(0, str(ROOT))
-    from athanor.data.rules_fast import judge_texts
+    from athanor.data.rules.fast import judge_texts
 
     judge_texts(["The tables are made once."])
     started = time.process_time()

@@ -30,7 +30,7 @@ SAME = {"no": "nb", "iw": "he", "zh-cn": "zh", "zh-tw": "zh", "zh-Hant": "zh", "
 def identifier(name: str, model: str | None) -> tuple[Answer, set[str] | None]:
     """(texts to codes, the codes it knows; None when it does not say) of a library."""
     if name == "athanor":
-        from athanor.data.language import LanguageModel
+        from athanor.data.cleaning.language import LanguageModel
 
         ours = LanguageModel.load(Path(model) if model else None)
         return (lambda texts: [code for code, _ in ours.identify(texts, least=0.0)]), set(ours.names)

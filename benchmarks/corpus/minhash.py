@@ -27,7 +27,7 @@ from planted import WORD, simplified_runs
 OURS = """
 import json, sys
 from pathlib import Path
-from athanor.data.copies import CopySettings, remove_copies
+from athanor.data.copies.files import CopySettings, remove_copies
 remove_copies([Path(sys.argv[1])], Path(sys.argv[2]), CopySettings())
 """
 DATATROVE = """

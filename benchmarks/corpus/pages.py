@@ -31,7 +31,7 @@ WORD = re.compile("[\u3040-\u9fff]|[^\\W\u3040-\u9fff]+")  # a word, or one Chin
 
 def read_evaluation(folder: Path) -> list[dict[str, Any]]:
     """Trafilatura's pages: name, markup, with, without."""
-    from athanor.data.html import declared_encoding
+    from athanor.data.reading.html import declared_encoding
 
     pages = []
     with tarfile.open(folder / "trafilatura_eval.tar.gz") as archive:
@@ -94,8 +94,8 @@ def score_words(pages: list[dict[str, Any]], texts: list[str]) -> dict[str, floa
 def extractor(name: str) -> Extract:
     """The function of a library, with its settings for main text without comments."""
     if name == "athanor":
-        from athanor.data.decode import Unreadable
-        from athanor.data.html import main_text
+        from athanor.data.reading.decode import Unreadable
+        from athanor.data.reading.html import main_text
 
         def ours(markup: str) -> str:
             try:

@@ -1,6 +1,6 @@
-"""Trains the language model that ships as athanor/data/language_model.npz.
+"""Trains the language model that ships as athanor/data/cleaning/language_model.npz.
 
-    python benchmarks/corpus/train_languages.py ../shared/data/text --out athanor/data/language_model.npz
+    python benchmarks/corpus/train_languages.py ../shared/data/text --out athanor/data/cleaning/language_model.npz
 
 The folder holds langid_sentences.jsonl.gz (sentences of 75 languages: Wortschatz Leipzig, CC BY 4.0) and udhr.jsonl.gz
 (the Universal Declaration of Human Rights in some 400 languages: public domain). Lines whose SHA-256 begins with a byte
@@ -8,9 +8,10 @@ below 51 (a fifth) are never trained on. With --without-shared-declarations, the
 languages that have sentences, so that it tests the model on a kind of text that it was not trained on; the shipped
 model uses both.
 
-The model is multinomial naive Bayes over hashed runs of letters (athanor/data/language_features.py), like langid.py's
-(Lui & Baldwin 2012): a table of how often every bucket occurs per language. With some 500 lines per language it is
-right more often on other kinds of text than a linear layer over learned vectors was, and counting takes seconds.
+The model is multinomial naive Bayes over hashed runs of letters (athanor/data/cleaning/language_features.py), like
+langid.py's (Lui & Baldwin 2012): a table of how often every bucket occurs per language. With some 500 lines per
+language it is right more often on other kinds of text than a linear layer over learned vectors was, and counting
+takes seconds.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from athanor.data.language import STEPS_PER_NAT
-from athanor.data.language_features import features
+from athanor.data.cleaning.language import STEPS_PER_NAT
+from athanor.data.cleaning.language_features import features
 
 # Names of the Declaration's files (ISO 639-3, with a variant) -> our code (ISO 639-1 where there is one, else 639-3).
 DECLARATIONS = """

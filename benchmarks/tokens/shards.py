@@ -20,7 +20,7 @@ from encode import MEGA, read
 
 from athanor.base.progress import SilentProgress
 from athanor.data.document import make_document
-from athanor.data.pack import PackSettings, TokenFiles, pack_documents
+from athanor.data.packing.pack import PackSettings, TokenFiles, pack_documents
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact, Store
 from athanor.tokens.tokenizer import DOCUMENT, Tokenizer

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from athanor.base.progress import SilentProgress
-from athanor.data.batches import Batches
-from athanor.data.conversations import pack_conversations
+from athanor.data.packing.batches import Batches
+from athanor.data.packing.conversations import pack_conversations
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.training.loop import LoopSettings, Objective, train

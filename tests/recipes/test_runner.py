@@ -13,9 +13,9 @@ from athanor.recipes.steps import STEPS
 
 def test_the_code_version_follows_imports() -> None:
     """The corpus depends on the filters; training depends on the kernels; nothing depends on progress bars."""
-    source = (code.PACKAGE / "data" / "clean.py").read_bytes()
-    assert "athanor.data.filters" in set(code._imports(source))
-    assert code.code_version("athanor.data.clean") != code.code_version("athanor.data.read")
+    source = (code.PACKAGE / "data" / "cleaning" / "clean.py").read_bytes()
+    assert "athanor.data.cleaning.filters" in set(code._imports(source))
+    assert code.code_version("athanor.data.cleaning.clean") != code.code_version("athanor.data.reading.read")
     reached: set[str] = set()
     waiting = ["athanor.training.pretrain"]
     while waiting:

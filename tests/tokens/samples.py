@@ -2,15 +2,15 @@
 
 import gzip
 import json
-import os
 import random
 import unicodedata
-from pathlib import Path
 
 import pytest
 
+from tests.conftest import REAL_DATA
+
 # Public texts, where the machine has them: gzipped JSON lines with a field "text".
-REAL = Path(os.environ.get("ATHANOR_TEST_TEXTS") or Path(__file__).parents[3] / "shared" / "data" / "text")
+REAL = REAL_DATA / "text"
 
 LEARN = [
     "The quick brown fox jumps over the lazy dog. It's what they'd say: we'll see, won't we? I'm sure you've heard it.",

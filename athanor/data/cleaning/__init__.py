@@ -1,0 +1,1 @@
+"""Documents become a corpus: repaired, told apart by language, judged, masked."""

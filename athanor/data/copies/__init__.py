@@ -1,0 +1,1 @@
+"""Text that stands elsewhere too: exact and near copies, repeated passages, items of a test."""

@@ -1,0 +1,187 @@
+"""Text that stood in the corpus before: repeated lines, paragraphs, and stretches of words, cut out of documents.
+
+The first occurrence stays. Stretches: Lee et al. 2022, "Deduplicating training data makes language models better",
+remove every stretch of at least 50 tokens that occurs again, found by a suffix array. The same stretches are found
+here without one: a repeated stretch of at least 50 words is nothing but repeated runs of exactly 50 words, one beside
+the other, and those are found by sorting hashes. A word is that of `shingles`, so case and punctuation do not matter.
+
+Memory: lines and paragraphs 100 bytes for each that is different; stretches 1 byte per word, and 2 while the hashes
+(8 bytes per word on disk) are sorted in 16 parts.
+
+Shapes: D documents, W words of all documents.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import Field
+
+from athanor.base.files import explain_disk_error
+from athanor.base.settings import Settings
+from athanor.data.copies.byteshingles import place_runs
+from athanor.data.copies.files import DOCUMENTS, Source
+from athanor.data.copies.shingles import Hashes
+from athanor.data.funnel import Funnel
+
+PARTS = 16
+UNITS = {  # each with the line ends behind it
+    "line": re.compile(r"[^\n]*\n|[^\n]+\Z"),
+    "paragraph": re.compile(r"(?s).+?(?:\n\s*\n|\Z)"),
+}
+
+
+class RepeatSettings(Settings):
+    """What is cut out when it stood in the corpus before."""
+
+    unit: Literal["line", "paragraph", "words"] = "words"
+    """Whole lines, whole paragraphs (between empty lines), or any stretch of words."""
+    shortest: int = Field(default=50, ge=1)
+    """The least words of a stretch; for lines and paragraphs the least letters."""
+
+
+def remove_repeats(sources: Sequence[Path], folder: Path, settings: RepeatSettings) -> dict[str, Any]:
+    """Write the documents of `sources` (JSON lines with a field "text") to documents.jsonl without what repeats.
+
+    Texts in which nothing repeats stay as they are; documents of which no word is left are dropped. Also writes
+    funnel.json, with examples of what was cut.
+
+    Returns:
+        documents, kept, changed, bytes_cut.
+
+    Raises:
+        AthanorError: a line is no JSON object with a text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if settings.unit != "words":
+            return _write(folder, _cut_units(sources, settings))
+        with TemporaryDirectory(dir=folder, prefix=".repeats-") as work:
+            again_W = _find_again(sources, Path(work) / "runs.bin", settings.shortest)
+            return _write(folder, _cut_words(sources, again_W, settings.shortest))
+    except OSError as problem:
+        raise explain_disk_error(problem, folder) from problem
+
+
+def _cut_units(sources: Sequence[Path], settings: RepeatSettings) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """(row, text that stays, text that goes) of every document."""
+    seen: set[bytes] = set()
+    for path in sources:
+        for rows in Source(path).read_rows():
+            for row in rows:
+                stays: list[str] = []
+                goes: list[str] = []
+                for part in UNITS[settings.unit].findall(row["text"]):
+                    core = part.strip()
+                    if len(core) < settings.shortest:
+                        stays.append(part)
+                        continue
+                    digest = hashlib.blake2b(core.encode(), digest_size=12).digest()
+                    (goes if digest in seen else stays).append(part)
+                    seen.add(digest)
+                yield row, "".join(stays), "".join(goes)
+
+
+def _find_again(sources: Sequence[Path], path: Path, width: int) -> NDArray[np.bool_]:
+    """again_W: whether a run of `width` words that begins here stood somewhere before."""
+    count = 0
+    with open(path, "wb") as file:
+        for source in sources:
+            for rows in Source(source).read_rows():
+                runs_W = place_runs([row["text"].encode() for row in rows], width).runs_W
+                file.write(runs_W.tobytes())
+                count += len(runs_W)
+    again_W = np.zeros(count, dtype=np.bool_)
+    if not count:
+        return again_W
+    hashes_W = np.memmap(path, dtype=np.uint64, mode="r")
+    for part in range(PARTS):
+        places = _places_of_part(hashes_W, part)
+        hashes = hashes_W[places]
+        order = np.argsort(hashes, kind="stable")
+        same = hashes[order][1:] == hashes[order][:-1]
+        again_W[places[order[1:][same]]] = True
+    return again_W
+
+
+def _places_of_part(hashes_W: Hashes, part: int) -> NDArray[np.int64]:
+    """Where the hashes of one sixteenth stand; 0 is no hash."""
+    found = []
+    for start in range(0, len(hashes_W), 1 << 20):
+        some = hashes_W[start : start + (1 << 20)]
+        found.append(np.flatnonzero((some >> np.uint64(60) == part) & (some != 0)) + start)
+    return np.concatenate(found)
+
+
+def _cut_words(
+    sources: Sequence[Path], again_W: NDArray[np.bool_], width: int
+) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """(row, text that stays, text that goes) of every document."""
+    done = 0
+    for path in sources:
+        for rows in Source(path).read_rows():
+            encoded = [row["text"].encode() for row in rows]
+            placed = place_runs(encoded, width)
+            place = 0
+            for row, text, words in zip(rows, encoded, placed.words_D.tolist(), strict=True):
+                again = again_W[done : done + words]
+                if again.any():
+                    edges = _stretches(again, width)
+                    bounds = [(int(placed.starts_W[place + a]), int(placed.ends_W[place + b - 1])) for a, b in edges]
+                    yield row, *_cut(text, bounds)
+                else:
+                    yield row, row["text"], ""
+                done += words
+                place += words
+
+
+def _stretches(again: NDArray[np.bool_], width: int) -> list[tuple[int, int]]:
+    """The words (first, behind the last) that repeated runs cover, in order and apart from each other."""
+    found: list[tuple[int, int]] = []
+    for first in np.flatnonzero(again).tolist():
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], first + width)
+        else:
+            found.append((first, first + width))
+    return found
+
+
+def _cut(text: bytes, bounds: list[tuple[int, int]]) -> tuple[str, str]:
+    """(what stays, what goes)."""
+    stays, goes, last = [], [], 0
+    for start, end in bounds:
+        stays.append(text[last:start])
+        goes.append(text[start:end])
+        last = end
+    return b"".join([*stays, text[last:]]).decode(), b"\n".join(goes).decode()
+
+
+def _write(folder: Path, cut: Iterator[tuple[dict[str, Any], str, str]]) -> dict[str, Any]:
+    """Write documents.jsonl and funnel.json."""
+    funnel = Funnel("repeats", "parts")  # documents; and by themselves the parts cut out of documents that stay
+    stage, parts = funnel["repeats"], funnel["parts"]
+    with open(folder / DOCUMENTS, "wb") as out:
+        for row, stays, goes in cut:
+            size, left = len(row["text"].encode()), len(stays.encode())
+            stage.enter(size)
+            source = str(row.get("source", row.get("id", stage.documents_in)))
+            if goes and not any(map(str.isalnum, stays)):
+                stage.drop("nothing new", size, source, goes)
+                continue
+            stage.leave(size)
+            if goes:
+                parts.enter(size)
+                parts.drop("stood before", size - left, source, goes)
+            out.write(orjson.dumps({**row, "text": stays}, option=orjson.OPT_APPEND_NEWLINE))
+    funnel.write(folder)
+    cut_bytes = sum(reason["bytes"] for reason in [*stage.reasons.values(), *parts.reasons.values()])
+    return {
+        "documents": stage.documents_in, "kept": stage.documents_out, "changed": parts.documents_in,
+        "bytes_cut": cut_bytes,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Instruction data: every usual form in and out, and problems whose answers can be checked."""

@@ -1,0 +1,203 @@
+"""The step `read`: files, or the text that Python carries, become documents, and a list of what could not be read."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from athanor.base.errors import AthanorError
+from athanor.base.files import hash_file, hash_json
+from athanor.base.progress import Progress
+from athanor.base.records import encode_record, open_text
+from athanor.base.settings import Settings
+from athanor.data.document import Document
+from athanor.data.funnel import Funnel, describe_reasons
+from athanor.data.reading import python_text
+from athanor.data.reading.decode import Unreadable
+from athanor.data.reading.readers import ReadLimits, SetAside, read_file
+from athanor.data.reading.sources import ALLOWED, SourceFile, find_sources
+from athanor.data.shards import ShardWriter
+from athanor.store.artifact import Artifact
+
+PYTHON = "python:"
+MEGA = 1e6
+
+
+class ReadSettings(Settings):
+    """What to read."""
+
+    path: str = PYTHON
+    """A folder, a file, a pattern ('notes/*.md'), or python: for the text that every Python installation carries."""
+    text_field: str | None = None
+    """The field of a .jsonl row that holds the text; unset: the first of text, content, body."""
+    max_document_bytes: int = Field(default=1_000_000, ge=1_000)
+    """A longer text is cut into documents at paragraph, line or sentence ends."""
+    max_line_bytes: int = Field(default=16_000_000, ge=1_000)
+    """A longer row of a .jsonl file is set aside."""
+    max_bytes: int | None = Field(default=None, ge=1)
+    """Stop after about so many bytes of text; unset: read everything."""
+
+
+class _Intake:
+    """Where everything that was read ends up: shards, set_aside.jsonl and the funnel."""
+
+    def __init__(self, folder: Path, settings: ReadSettings, progress: Progress):
+        self.settings, self.progress = settings, progress
+        self.funnel = Funnel("files", "documents")
+        self.shards = ShardWriter(folder, "documents")
+        self.aside = open_text(folder / "set_aside.jsonl", "w")
+        self.kinds: Counter[str] = Counter()
+
+    @property
+    def full(self) -> bool:
+        """Whether `max_bytes` is reached."""
+        return self.settings.max_bytes is not None and self.shards.bytes >= self.settings.max_bytes
+
+    def take(self, name: str, size: int, items: Iterable[Document | SetAside]) -> None:
+        """Store one file's documents; `size` is its bytes on disk, for the progress."""
+        self.funnel["files"].enter(size)
+        shown, written, explained = 0, 0, False
+        for item in items:
+            if isinstance(item, SetAside):
+                explained = explained or item.source == name
+                self._set_aside(item, whole_file=item.source == name and not written)
+                continue
+            self._write(item)
+            written += 1
+            step = min(item.bytes, size - shown)
+            shown += step
+            self.progress.advance(step / MEGA)
+            if self.full:
+                break
+        self.progress.advance((size - shown) / MEGA)
+        if written:
+            self.funnel["files"].leave(size)
+        elif not explained:
+            self._set_aside(SetAside(name, "nothing usable in it", size=size), whole_file=True)
+
+    def _write(self, document: Document) -> None:
+        size = document.bytes
+        self.funnel["documents"].enter(size)
+        self.funnel["documents"].leave(size)
+        self.kinds[document.kind] += 1
+        self.shards.write(document)
+
+    def _set_aside(self, item: SetAside, whole_file: bool) -> None:
+        row = {"source": item.source, "reason": item.reason}
+        self.aside.write(encode_record({**row, "detail": item.detail} if item.detail else row))
+        if whole_file:
+            self.funnel["files"].drop(item.reason, item.size, item.source, item.detail)
+        else:
+            self.funnel["documents"].enter(item.size)
+            self.funnel["documents"].drop(item.reason, item.size, item.source, item.detail)
+
+    def close(self) -> None:
+        self.shards.__exit__()
+        self.aside.close()
+
+
+def read_documents(
+    settings: ReadSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Read what `settings.path` names into documents-*.jsonl.zst, set_aside.jsonl and funnel.json.
+
+    Raises:
+        AthanorError: there is nothing to read, or nothing of it can be read.
+    """
+    del parents  # reading stands at the beginning
+    intake = _Intake(folder, settings, progress)
+    try:
+        if settings.path == PYTHON:
+            _read_python(intake)
+        else:
+            _read_files(intake)
+    finally:
+        intake.close()
+    intake.funnel.write(folder)
+    if not intake.shards.documents:
+        raise _nothing_read(settings.path, intake.funnel)
+    progress.finish(documents=intake.shards.documents)
+    files = intake.funnel["files"]
+    return {
+        "files": files.documents_in, "files_read": files.documents_out,
+        "documents": intake.shards.documents, "text_bytes": intake.shards.bytes,
+        "set_aside": sum(count for _, count in intake.funnel.reasons()), "kinds": dict(sorted(intake.kinds.items())),
+        "stopped_at_max_bytes": intake.full,
+    }  # fmt: skip
+
+
+def _read_files(intake: _Intake) -> None:
+    settings = intake.settings
+    files = list(find_sources(settings.path))
+    limits = ReadLimits(
+        max_document_bytes=settings.max_document_bytes, max_line_bytes=settings.max_line_bytes,
+        text_field=settings.text_field,
+    )  # fmt: skip
+    intake.progress.start("read", total=sum(file.size for file in files if not file.problem) / MEGA, unit="MB")
+    for file in files:
+        if intake.full:
+            break
+        intake.take(file.name, 0 if file.problem else file.size, read_file(file, limits))
+
+
+def _read_python(intake: _Intake) -> None:
+    library = python_text.standard_library()
+    names = python_text.list_modules(library)
+    sizes = {name: (library / name).stat().st_size for name in [python_text.TOPICS, *names]}
+    intake.progress.start("read", total=sum(sizes.values()) / MEGA, unit="MB")
+    intake.take("python:topics", sizes[python_text.TOPICS], python_text.read_topics(library))
+    for name in names:
+        if intake.full:
+            break
+        intake.take(f"python:Lib/{name}", sizes[name], _module(library, name, intake.settings.max_document_bytes))
+
+
+def _module(library: Path, name: str, most_bytes: int) -> Iterator[Document | SetAside]:
+    if (library / name).stat().st_size == 0:
+        yield SetAside(f"python:Lib/{name}", "empty file")
+        return
+    try:
+        yield from python_text.read_module(library, name, most_bytes)
+    except Unreadable as problem:
+        yield SetAside(f"python:Lib/{name}", problem.reason, problem.detail)
+
+
+def _nothing_read(path: str, funnel: Funnel) -> AthanorError:
+    """The error that lists what was found instead."""
+    found = describe_reasons(funnel.reasons())
+    what = f"nothing in {path} can be read: {found}" if found else f"{path} is empty"
+    return AthanorError(what, allowed=ALLOWED, fix="name another path, or convert the files first")
+
+
+def fingerprint(settings: ReadSettings) -> str:
+    """A hash that changes whenever what `settings.path` names changes: names and contents of the files.
+
+    The recipe runner puts it into the step's identity, so that a second run reads nothing again, and an edited file
+    is noticed.
+    """
+    if settings.path == PYTHON:
+        library = python_text.standard_library()
+        names = [python_text.TOPICS, *python_text.list_modules(library)]
+        sizes = [(library / name).stat().st_size if (library / name).is_file() else 0 for name in names]
+        return hash_json([python_text.version(), list(zip(names, sizes, strict=True))])
+    return hash_json([[file.name, _content(file)] for file in find_sources(settings.path)])
+
+
+def _content(file: SourceFile) -> str:
+    if file.problem:
+        return file.problem
+    try:
+        return hash_file(file.path)
+    except OSError as problem:
+        return f"cannot be opened: {problem.strerror}"
+
+
+def source_bytes(settings: ReadSettings) -> int:
+    """Bytes on disk that `settings.path` names, for estimates."""
+    if settings.path == PYTHON:
+        library = python_text.standard_library()
+        names = [python_text.TOPICS, *python_text.list_modules(library)]
+        return sum((library / name).stat().st_size for name in names if (library / name).is_file())
+    return sum(file.size for file in find_sources(settings.path) if not file.problem)

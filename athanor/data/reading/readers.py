@@ -1,0 +1,226 @@
+"""One reader per kind of file: from a file to its documents, in bounded memory.
+
+A reader yields documents, and `SetAside` for a row it cannot use; it raises `Unreadable` when the rest of the file
+cannot be used.
+"""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import zstandard
+
+from athanor.base.settings import Settings
+from athanor.data.document import Document, make_document
+from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
+from athanor.data.reading.sources import SourceFile
+from athanor.data.split import split_text
+
+TEXT_FIELDS = ("text", "content", "body")
+PDFIUM_HYPHEN = re.compile(r"(?<=[^\W\d_A-Z])[\ufffe\x02]\n?(?=[^\W\d_A-Z])")  # its mark for a hyphen at a line end
+LARGEST_PAGE = 64_000_000  # bytes of HTML parsed at once
+SURROGATES = range(0xD800, 0xE000)
+
+
+class ReadLimits(Settings):
+    """What the readers need to know."""
+
+    max_document_bytes: int
+    max_line_bytes: int
+    text_field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file or row that is not used: its name, why, where exactly, and about how many bytes it has."""
+
+    source: str
+    reason: str
+    detail: str = ""
+    size: int = 0
+
+
+Reader = Callable[[SourceFile, ReadLimits], Iterator[Document | SetAside]]
+
+
+def read_file(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """The documents of one file.
+
+    Whatever is wrong with the file becomes a `SetAside`; documents read before that stay.
+    """
+    if file.problem or file.kind is None:
+        yield SetAside(file.name, file.problem or "kind not read", size=file.size)
+        return
+    try:
+        yield from READERS[file.kind](file, limits)
+    except Unreadable as problem:
+        yield SetAside(file.name, problem.reason, problem.detail, file.size)
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as problem:
+        yield SetAside(file.name, "broken or truncated compression", str(problem), file.size)
+    except OSError as problem:
+        yield SetAside(file.name, f"cannot be opened: {problem.strerror or problem}", size=file.size)
+
+
+def read_text(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """A plain text or Markdown file; a long one becomes several documents."""
+    encoding = find_encoding(file.open)
+    kind = {"encoding": encoding} if encoding not in ("utf-8", "utf-8-sig") else {}
+    yield from _documents(decode_stream(file.open, encoding), file.name, limits, **kind)
+
+
+def read_jsonl(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """One document per row of JSON lines; rows are named by their line number."""
+    with file.open() as stream:
+        for number, line in bounded_lines(stream, limits.max_line_bytes):
+            name = f"{file.name}#{number}"
+            if line is None:
+                yield SetAside(name, "line too long", f"line {number} is longer than {limits.max_line_bytes} bytes")
+            elif line.strip():
+                try:
+                    text, meta = parse_row(line, limits.text_field)
+                    yield from _documents([text], name, limits, **meta)
+                except Unreadable as problem:
+                    yield SetAside(name, problem.reason, f"line {number} {problem.detail}".strip(), len(line))
+
+
+def bounded_lines(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes | None]]:
+    """(line number, line) of a binary stream; None for a line longer than `most` bytes, which is never held whole."""
+    number = 0
+    while line := stream.readline(most + 1):
+        number += 1
+        if len(line) <= most or line.endswith(b"\n"):
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(1 << 20)
+        yield number, None
+
+
+def parse_row(line: bytes, text_field: str | None) -> tuple[str, dict[str, Any]]:
+    """The text of a row, and its facts.
+
+    Raises:
+        Unreadable: broken UTF-8 or JSON, no text in it, or a conversation.
+    """
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Unreadable("broken UTF-8") from None
+    except (ValueError, RecursionError) as problem:
+        raise Unreadable("not JSON", str(problem)) from None
+    if not isinstance(row, dict):
+        raise Unreadable("not a JSON object")
+    names = (text_field,) if text_field else TEXT_FIELDS
+    name = next((name for name in names if name in row), None)
+    if name is None and ("messages" in row or "conversations" in row):
+        raise Unreadable("a conversation (field messages), not a document: it is for fine-tuning")
+    if name is None:
+        raise Unreadable(f"no field {' or '.join(names)}", f"has {', '.join(map(str, list(row)[:8]))}")
+    text = row[name]
+    if not isinstance(text, str):
+        raise Unreadable(f"field {name} is not text")
+    if not text.strip():
+        raise Unreadable("empty text")
+    if not text.isascii() and any(ord(character) in SURROGATES for character in text):
+        raise Unreadable("half of a surrogate pair in the text")
+    return text, {"url": row["url"]} if isinstance(row.get("url"), str) else {}
+
+
+def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """The main text of a page, its title in the facts."""
+    from athanor.data.reading.html import declared_encoding, main_text
+
+    with file.open() as stream:
+        data = stream.read(LARGEST_PAGE + 1)
+    if len(data) > LARGEST_PAGE:
+        raise Unreadable("page too large", f"more than {LARGEST_PAGE} bytes")
+    encoding = declared_encoding(data)
+    if encoding is None:
+        encoding = find_encoding(file.open)
+    # The HTML standard decodes with replacement; the clean step drops pages with many replaced characters.
+    title, text = main_text(data.decode(encoding, errors="replace"))
+    yield from _documents([text], file.name, limits, kind="page", **({"title": title} if title else {}))
+
+
+def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """The text of a PDF, page after page."""
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(str(file.path))
+    except pypdfium2.PdfiumError as problem:
+        locked = "password" in str(problem).lower() or "security" in str(problem).lower()
+        raise Unreadable("encrypted PDF" if locked else "broken PDF", str(problem)) from None
+    try:
+        found = False
+        for item in _documents(_pdf_pages(document), file.name, limits):
+            found = True
+            yield item
+        if not found:
+            raise Unreadable("no text in the PDF", "scanned pictures need text recognition first")
+    finally:
+        document.close()
+
+
+def _pdf_pages(document: Any) -> Iterator[str]:
+    """The text of the pages, one string each, pages separated by a blank line."""
+    first = True
+    for number in range(len(document)):
+        page = document[number]
+        words = page.get_textpage()
+        text = join_lines(words.get_text_range())
+        words.close()
+        page.close()
+        if text:
+            yield text if first else "\n\n" + text
+            first = False
+
+
+def join_lines(page: str) -> str:
+    """A PDF page's text with words joined that were hyphenated at a line end."""
+    text = PDFIUM_HYPHEN.sub("", page.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.replace("\ufffe", "-").replace("\x02", "-")
+    lines: list[str] = []
+    for line in text.split("\n"):
+        line = line.strip()
+        if lines and line and _hyphenated(lines[-1], line):
+            lines[-1] = lines[-1][:-1] + line
+        else:
+            lines.append(line)
+    return "\n".join(lines).strip()
+
+
+def _hyphenated(line: str, following: str) -> bool:
+    """'exam-' before 'ple' is one word; 'North-' before 'South' and '3-' before '4' are not."""
+    return len(line) > 2 and line[-1] in "-\u00ad\u2010" and line[-2].islower() and following[0].islower()
+
+
+def _documents(pieces: Any, name: str, limits: ReadLimits, **meta: Any) -> Iterator[Document | SetAside]:
+    """Documents of a stream of text; parts are named `name#1` … when there is more than one."""
+    parts = split_text(pieces, limits.max_document_bytes)
+    first = next(parts, None)
+    if first is None:
+        return
+    second = next(parts, None)
+    if second is None:
+        yield _document(first, name, meta)
+        return
+    mark = "/" if "#" in PurePosixPath(name).name else "#"
+    yield _document(first, f"{name}{mark}1", meta)
+    yield _document(second, f"{name}{mark}2", meta)
+    for number, part in enumerate(parts, 3):
+        yield _document(part, f"{name}{mark}{number}", meta)
+
+
+def _document(part: str, name: str, meta: dict[str, Any]) -> Document | SetAside:
+    if part.strip("\x00 \t\r\n\u3000\ufeff"):
+        return make_document(part, name, **meta)
+    return SetAside(name, "empty text", size=len(part))
+
+
+READERS: dict[str, Reader] = {"text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf}

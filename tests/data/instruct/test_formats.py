@@ -1,0 +1,198 @@
+"""Instruction data in every form: read into one, written back, refused with its place when it contradicts itself."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from athanor.base.errors import AthanorError
+from athanor.base.records import read_records
+from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson, to_alpaca, to_openai, to_sharegpt
+from athanor.data.instruct.lessons import HELDOUT, InstructSettings, fingerprint, read_instructions
+from athanor.tokens.conversation import Conversation
+from tests.conftest import REAL_DATA
+from tests.data.conftest import RunStep
+
+SHARED = REAL_DATA / "instruct"
+TOOL = {
+    "name": "add",
+    "description": "Adds.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
+}
+WHOLE = {"type": "function", "function": TOOL}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+SAME = {  # the same conversation in each form
+    "openai": {"messages": [
+        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "1+1"},
+        {"role": "assistant", "content": "2"},
+    ]},
+    "sharegpt": {"system": "Be brief.", "conversations": [
+        {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}, {"from": "human", "value": "1+1"},
+        {"from": "gpt", "value": "2"},
+    ]},
+    "alpaca": {
+        "system": "Be brief.", "history": [["Hi", "Hello"]], "instruction": "1+1", "input": "", "output": "2",
+    },
+    "parts": {"messages": [
+        {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "value": "brief."}]},
+        {"role": "user", "content": "Hi", "loss_weight": 0.0}, {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"},
+    ]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_every_form_says_the_same(form: str) -> None:
+    expected = Conversation.of(
+        ("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "1+1"), ("assistant", "2")
+    )
+    assert read_lesson(SAME[form], "row") == expected
+
+
+@pytest.mark.parametrize("write", [to_openai, to_sharegpt, to_alpaca])
+def test_what_is_written_is_read_again(write) -> None:
+    lesson = read_lesson(SAME["openai"], "row")
+    assert read_lesson(json.loads(json.dumps(write(lesson))), "row") == lesson
+
+
+@pytest.mark.parametrize("tools", [[WHOLE], json.dumps([TOOL]), [TOOL]])
+def test_calls_and_their_results(tools) -> None:
+    turns = [
+        {"from": "human", "value": "1+?"},
+        {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
+        {"from": "observation", "value": "2"},
+        {"from": "gpt", "value": "It is 2."},
+    ]
+    lesson = read_lesson({"conversations": turns, "tools": tools}, "row")
+    assert [turn.role for turn in lesson.turns] == ["user", "assistant", "tool", "assistant"]
+    assert lesson.turns[1].tool_calls[0].arguments == {"a": 1} and lesson.tools == (WHOLE,)
+    openai = {"messages": [
+        {"role": "user", "content": "1+?"}, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "2"}, {"role": "assistant", "content": "It is 2."},
+    ], "tools": [WHOLE]}  # fmt: skip
+    assert read_lesson(openai, "row") == lesson
+    assert read_lesson(to_sharegpt(lesson), "row") == lesson
+    with pytest.raises(AthanorError, match="tools"):
+        to_alpaca(lesson)
+
+
+def test_the_result_of_a_problem_is_kept() -> None:
+    lesson = read_lesson({"question": "2+3?", "answer": "Two and three.\n#### 5"}, "row")
+    assert lesson.meta == {"expected": "5"} and lesson.turns[1].content.endswith("#### 5")
+    assert read_lesson({"question": "2+3?", "answer": "5"}, "row").meta == {}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Say hi", "chosen": "Hi!", "rejected": "No."},
+        {"prompt": "Say hi", "chosen": [{"role": "user", "content": "Say hi"}, {"role": "assistant", "content": "Hi!"}],
+         "rejected": {"role": "assistant", "content": "No."}},
+        {"conversations": [{"from": "human", "value": "Say hi"}], "chosen": {"from": "gpt", "value": "Hi!"},
+         "rejected": {"from": "gpt", "value": "No."}},
+        {"prompt": "Say hi", "answers": ["No.", "Hi!"], "ranks": [2, 1]},
+    ],
+)  # fmt: skip
+def test_preferences_have_the_best_answer_first(row) -> None:
+    assert detect(row, "row") == "preference"
+    assert read_lesson(row, "row") == Preference(Conversation.of(("user", "Say hi")), ("Hi!", "No."))
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_judgements(good: bool) -> None:
+    expected = Judgement(Conversation.of(("user", "Hi"), ("assistant", "Hello")), good)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert read_lesson({"messages": messages, "label": good}, "row") == expected
+    assert read_lesson({"prompt": "Hi", "completion": "Hello", "label": good}, "row") == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"a": 1}, "has the keys a"),
+        ({}, "has the keys none"),
+        ({"instruction": "x", "output": ""}, "output is ''"),
+        ({"conversations": [{"from": "gpt", "value": "x"}]}, "turn 0 is of assistant, first"),
+        ({"conversations": [{"from": "human", "value": "x"}]}, "ends with user"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "observation", "value": "y"}]},
+            "turn 1 is of tool",
+        ),
+        ({"conversations": [{"from": "bot", "value": "x"}]}, "turn 0 is"),
+        ({"conversations": []}, "conversations is"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "part that is no text"),
+        ({"prompt": "x", "chosen": "a", "rejected": "a"}, "the same text"),
+        ({"prompt": "x", "answers": ["a", "b"], "ranks": [1, 1]}, "different numbers"),
+        ({"prompt": "x", "answers": ["a"], "ranks": [1]}, "same length"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt"),
+        ({"instruction": "x", "output": "y", "history": [["only one"]]}, "history 0"),
+        ({"instruction": "x", "output": "y", "tools": "{"}, "no JSON"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_its_place(row, said: str) -> None:
+    with pytest.raises(AthanorError) as caught:
+        read_lesson(row, "file.jsonl line 7")
+    assert said in str(caught.value) and "file.jsonl line 7" in str(caught.value)
+
+
+def test_the_step_reads_files_of_every_kind(tmp_path: Path, run_step: RunStep) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps([SAME["alpaca"], {"instruction": "x", "output": ""}]))
+    with gzip.open(folder / "b.jsonl.gz", "wt") as file:
+        rows = [{"question": f"{number}+1?", "answer": str(number + 1)} for number in range(200)]
+        file.write("".join(json.dumps(row) + "\n" for row in rows) + "not json\n")
+    (folder / "c.jsonl").write_text(
+        json.dumps(SAME["openai"]) + "\n\n" + json.dumps({"prompt": "x", "label": True}) + "\n"
+    )
+    (folder / "notes.txt").write_text("not read")
+    made = run_step(read_instructions, InstructSettings(path=str(folder), heldout_share=0.1))
+    train, apart = (list(read_records(made.file(name))) for name in (TRAIN, HELDOUT))
+    assert len(train) + len(apart) == 201 and 5 < len(apart) < 45
+    assert made.measurements["refused"] == 3 and made.measurements["copies"] == 1
+    assert {row["row"] for row in read_records(made.file("refused.jsonl"))} == {
+        "a.json row 2", "b.jsonl.gz line 201", "c.jsonl line 3",
+    }  # fmt: skip
+    assert all(Conversation.from_row(row).turns for row in train)
+    with pytest.raises(AthanorError, match=r"a\.json row 2: output"):
+        run_step(read_instructions, InstructSettings(path=str(folder), on_error="refuse"))
+
+
+def test_what_holds_nothing_is_refused(tmp_path: Path, run_step: RunStep) -> None:
+    with pytest.raises(AthanorError, match="no instruction data"):
+        fingerprint(InstructSettings(path=str(tmp_path)))
+    (tmp_path / "a.jsonl").write_text('{"instruction": "x", "output": ""}\n')
+    with pytest.raises(AthanorError, match="no conversation"):
+        run_step(read_instructions, InstructSettings(path=str(tmp_path)))
+    (tmp_path / "a.json").write_text('{"one": "object"}')
+    with pytest.raises(AthanorError, match="holds no list"):
+        run_step(read_instructions, InstructSettings(path=str(tmp_path / "a.json")))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here (ATHANOR_TEST_DATA)")
+@pytest.mark.parametrize(
+    ("name", "rows", "refused"),
+    [
+        ("alpaca_en_demo", 999, 0), ("alpaca_zh_demo", 1_000, 0), ("identity", 91, 0), ("v1_sft_demo", 500, 0),
+        ("glaive_toolcall_en_demo", 300, 0), ("glaive_toolcall_zh_demo", 300, 2),
+        ("fastchat_dummy_conversation", 500, 0),
+        ("dpo_en_demo", 300, 0), ("kto_en_demo", 300, 0),
+    ],
+)  # fmt: skip
+def test_real_files(name: str, rows: int, refused: int) -> None:
+    """The demonstration files that users of other tools begin with; two rows of one have a result without a call."""
+    with gzip.open(SHARED / f"{name}.jsonl.gz", "rt") as file:
+        lines = [json.loads(line) for line in file]
+    bad = 0
+    for number, row in enumerate(lines):
+        try:
+            lesson = read_lesson(row, f"row {number}")
+        except AthanorError:
+            bad += 1
+            continue
+        if isinstance(lesson, Conversation) and not any(turn.content and turn.tool_calls for turn in lesson.turns):
+            assert read_lesson(to_sharegpt(lesson), "again").turns == lesson.turns
+    assert (len(lines), bad) == (rows, refused)
