@@ -14,9 +14,11 @@ from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.experts import loss_for
-from athanor.training.loop import LoopSettings, Objective, train, write_metrics
-from athanor.training.setup import DtypeName, prepare, save_model, summary, to_tensors
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.settings import LoopSettings
+from athanor.training.setup import DtypeName, prepare, save_model, summary, write_metrics
 
 
 class PretrainSettings(LoopSettings):
@@ -69,13 +71,16 @@ def pretrain(
     shards.verify()
     tokenizer = Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
     highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
-    model = prepare(LanguageModel(network(settings, highest)).initialise(settings.seed), settings.dtype)
-    batches = Batches(TokenFiles(shards.path), settings.context, settings.rows, settings.seed)
+    model = LanguageModel(network(settings, highest)).initialise(settings.seed)
+    prepare(model, settings.dtype, settings)
+    tokens = TokenFiles(shards.path)
+    batches = Batches(tokens, settings.context, settings.rows, settings.seed)
     device = next(model.parameters()).device
     objective = Objective(
-        batch=lambda step: to_tensors(batches.batch(step), device),
-        loss=loss_for(model, settings.balance),
+        batch=lambda step, rank, world: to_tensors(batches.batch(step, rank, world), device),
+        loss=next_token_loss(model.config, settings.balance, settings.z_loss),
         tokens=settings.rows * settings.context,
+        sources=lambda step: [tokens.document_row(number)["id"] for number in batches.documents_of(step)],
     )
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "pretraining")

@@ -160,6 +160,16 @@ class Batches:
         numbers = self._rows.at(step, rank, world)
         return self._stack([self.window(int(number)) for number in numbers])
 
+    def documents_of(self, step: int) -> list[int]:
+        """Numbers of the documents that a step reads, in the order of its rows."""
+        found: dict[int, None] = {}
+        for number in self._rows.at(step):
+            first = int(number) * self.context
+            ends = [first, min(first + self.context, self.tokens.tokens) - 1]
+            one, other = np.searchsorted(self.tokens.starts_D, ends, side="right") - 1
+            found |= dict.fromkeys(range(int(one), int(other) + 1))
+        return list(found)
+
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows `start` to `stop` in the corpus's own order, for evaluation."""
         return self._stack([self.window(number) for number in range(start, min(stop, self.windows))])
