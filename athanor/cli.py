@@ -34,6 +34,10 @@ VERBS = {  # verb: (English, 中文)
         "train a tokenizer, measure one, or add tokens to a model",
         "训练分词器、衡量分词器，或为模型增加词元",
     ),
+    "curves": (
+        "learning curves: of trained models, or of the run that is training",
+        "学习曲线：已训练的模型，或正在训练的运行",
+    ),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),
     "lineage": ("what an artifact was made from", "一个产物的来历"),
     "verify": ("check every byte of the store against its records", "逐字节校验仓库"),

@@ -62,6 +62,10 @@ class SilentProgress:
     def note(self, text: str) -> None:
         """One line that stays on the screen."""
 
+    def show(self, **figures: Figure) -> None:
+        """Named figures beside the bar, from the next redrawing on."""
+        self.figures.update(figures)
+
     def finish(self, **figures: Figure) -> None:
         """End the stretch begun by `start`."""
         self.figures.update(figures)

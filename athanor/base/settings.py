@@ -42,6 +42,8 @@ def parse_settings(cls: type[SomeSettings], values: Mapping[str, Any], where: st
         return cls.model_validate(dict(values))
     except pydantic.ValidationError as problem:
         first = problem.errors()[0]
+        if not first["loc"]:  # settings that contradict each other
+            raise AthanorError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
         place = ".".join([where, *(str(part) for part in first["loc"])])
         raise AthanorError(
             f"{place}={first['input']!r} cannot be used: {first['msg']}",

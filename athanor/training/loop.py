@@ -54,7 +54,7 @@ def take_step(run: Run) -> None:
     verdict = run.guard.judge(run.history.rows, row)
     run.step += 1
     if run.watching():
-        row["watched"] = run.watch()
+        row |= run.watch()
     run.history.add(row)
     if verdict == "stop":
         stop_with_report(run.guard, run.history.rows, run.objective.sources, run.work)
@@ -64,7 +64,9 @@ def take_step(run: Run) -> None:
     due = time.monotonic() - run.saved >= run.settings.checkpoint_seconds and run.step < run.settings.steps
     due = due and row.get("skipped") != "no number"  # the last good checkpoint must outlive the trouble
     due = due or (run.settings.keep_best and run.best())
-    run.progress.count(run.objective.tokens, loss=run.history.recent(), lr=row["rate"])
+    if run.show is not None:
+        run.show.step(row, run.history.recent())
+    run.progress.count(run.objective.tokens)
     asked = run.engine.any(run.progress.stopping)
     if run.engine.any(asked or due):
         run.save()

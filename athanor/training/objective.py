@@ -32,6 +32,8 @@ class Objective:
         tokens: tokens in one step, for the rate.
         sources: step to the names of the documents it reads, for the report of a step that went wrong.
         watch: model to figures measured now and then, such as the loss on held-out text; lower is better.
+        samples: model to what it makes now and then, for people to look at.
+        flops: floating-point operations of one step, for the share of the machine's peak; 0: not known.
     """
 
     batch: Callable[[int, int, int], Any]
@@ -39,6 +41,8 @@ class Objective:
     tokens: int
     sources: Callable[[int], Sequence[str]] = field(default=lambda step: ())
     watch: Callable[[nn.Module], Mapping[str, float]] | None = None
+    samples: Callable[[nn.Module], Sequence[str]] | None = None
+    flops: float = 0.0
 
 
 class Scored(nn.Module):

@@ -12,6 +12,7 @@ from athanor.data.packing.batches import Batches
 from athanor.data.packing.pack import TokenFiles
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
+from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
@@ -19,6 +20,7 @@ from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DtypeName, prepare, save_model, summary, write_metrics
+from athanor.training.watching import looks
 
 
 class PretrainSettings(LoopSettings):
@@ -80,6 +82,8 @@ def pretrain(
         batch=lambda step, rank, world: to_tensors(batches.batch(step, rank, world), device),
         loss=next_token_loss(model.config, settings.balance, settings.z_loss),
         tokens=settings.rows * settings.context,
+        flops=float(settings.rows * settings.context * flops_per_token(model.config, settings.context)),
+        **looks(settings, tokenizer, shards.path, settings.context),
         sources=lambda step: [tokens.document_row(number)["id"] for number in batches.documents_of(step)],
     )
     clock = time.monotonic()

@@ -15,6 +15,7 @@ from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
 from athanor.training.optimizer import MasterOptimizer
 from athanor.training.settings import LoopSettings
+from athanor.training.show import Show
 
 
 class Run:
@@ -44,6 +45,7 @@ class Run:
         self.guard = Guard(settings.on_spike)
         self.history = History(work / METRICS if engine.first else None)
         self.step, self.saved = 0, time.monotonic()
+        self.show = Show(objective, settings, progress, work.parent.name) if engine.first else None
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -75,23 +77,22 @@ class Run:
     def watching(self) -> bool:
         """Whether held-out data is looked at after the step that was just taken."""
         every = self.settings.watch_every
-        last = self.step == self.settings.steps
-        return every is not None and self.objective.watch is not None and (last or self.step % every == 0)
+        return every is not None and (self.step == self.settings.steps or self.step % every == 0)
 
-    def watch(self) -> dict[str, float]:
-        """Figures on held-out data, of the averaged weights where there are some."""
-        assert self.objective.watch is not None
+    def watch(self) -> Row:
+        """Figures on held-out data and samples, of the averaged weights where there are some."""
         weights = self.optimizer.weights
         kept = [] if self.average is None else [weight.detach().clone() for weight in weights]
         if self.average is not None:
             self.average.put_into(weights)
         self.model.eval()
         with torch.no_grad():
-            figures = dict(self.objective.watch(self.model))
+            watched = {} if self.objective.watch is None else {"watched": dict(self.objective.watch(self.model))}
+            samples = {} if self.objective.samples is None else {"samples": list(self.objective.samples(self.model))}
             for weight, value in zip(weights, kept, strict=False):
                 weight.copy_(value)
         self.model.train()
-        return figures
+        return {**watched, **samples}
 
     def best(self) -> bool:
         """Whether the newest row's first watched figure is the lowest so far."""
@@ -110,6 +111,8 @@ class Run:
                 self.progress.note(f"  held-out data was foretold best after {best.step} steps: these are its weights")
         if self.average is not None:
             self.average.put_into(self.optimizer.weights)
+        if self.show is not None:
+            self.show.close()
         return rows
 
     def _load(self, before: int | None = None) -> bool:

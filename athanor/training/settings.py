@@ -7,6 +7,7 @@ import pydantic
 from athanor.base.settings import Settings
 from athanor.training.optimizer import OptimizerName
 from athanor.training.schedule import Shape
+from athanor.training.trackers import TrackerName
 
 
 class LoopSettings(Settings):
@@ -41,11 +42,23 @@ class LoopSettings(Settings):
     on_spike: Literal["note", "rewind"] = "note"
     """When the loss jumps by 6 standard deviations: say so, or go back to a checkpoint and leave the batch out."""
     watch_every: int | None = pydantic.Field(default=None, ge=1)
-    """Steps between two looks at held-out data; unset: none."""
+    """Steps between two looks at held-out data, and at what the model writes; unset: none."""
+    prompts: tuple[str, ...] = ()
+    """Beginnings that the model goes on with at every look."""
     keep_best: bool = False
     """End with the weights that did best on held-out data, not with the last ones; needs watch_every."""
-    checkpoint_seconds: float = pydantic.Field(default=15.0, ge=0)
-    """Time between two checkpoints for resuming; changes no result."""
-    keep_checkpoints: int = pydantic.Field(default=2, ge=1)
-    """Newest checkpoints kept for resuming."""
     seed: int = pydantic.Field(default=1, ge=0)
+    # `exclude`: what changes no result is no part of an artifact's name
+    checkpoint_seconds: float = pydantic.Field(default=15.0, ge=0, exclude=True)
+    """Time between two checkpoints for resuming."""
+    keep_checkpoints: int = pydantic.Field(default=2, ge=1, exclude=True)
+    """Newest checkpoints kept for resuming."""
+    tracker: TrackerName = pydantic.Field(default="none", exclude=True)
+    """Show the curves in tensorboard, mlflow or wandb as well."""
+
+    @pydantic.model_validator(mode="after")
+    def _looks(self) -> "LoopSettings":
+        for name in ("keep_best", "prompts"):
+            if getattr(self, name) and self.watch_every is None:
+                raise ValueError(f"{name} needs watch_every, the steps between two looks")
+        return self

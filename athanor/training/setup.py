@@ -66,5 +66,6 @@ def summary(rows: list[Row], objective: Objective, seconds: float) -> dict[str, 
         "steps": len(rows),
         "tokens": len(rows) * objective.tokens,
         "train_seconds": round(seconds, 2),
+        "train_flops": len(rows) * objective.flops,
         **({"skipped_steps": skipped} if skipped else {}),
     }

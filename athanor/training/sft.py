@@ -16,6 +16,7 @@ from athanor.data.packing.batches import Batch, Batches
 from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
 from athanor.data.packing.pack import TokenFiles
 from athanor.models.convert import load_checkpoint
+from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation
@@ -25,6 +26,7 @@ from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DTYPES, DtypeName, chat_generation, prepare, save_model, summary, write_metrics
+from athanor.training.watching import looks
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
@@ -64,6 +66,8 @@ def finetune(
         batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device),
         loss=next_token_loss(model.config, z_loss=settings.z_loss),
         tokens=(settings.rows + settings.document_rows) * context,
+        flops=float((settings.rows + settings.document_rows) * context * flops_per_token(model.config, context)),
+        **looks(settings, tokenizer, shards.path, context),
         sources=lambda step: [
             f"conversation {number}" for number in packed.members(step, settings.rows, settings.seed)
         ],
