@@ -1,7 +1,8 @@
 """The table of steps: what a recipe can do. A new capability is one function and one row here.
 
 A step is a function `(settings, parents, folder, progress) -> measurements` that fills `folder` with the files of one
-artifact. `parents` maps the role a parent plays to its artifact.
+artifact. `parents` maps the role a parent plays to its artifact; a role that takes several has a name for each, and
+they reach the step as 'role.name' (`store.artifact.several` gathers them).
 """
 
 import importlib
@@ -21,7 +22,9 @@ class Step:
         function: 'module:function', imported only when the step is planned.
         settings: name of the settings class in the same module.
         makes: kind of the artifact.
-        needs: roles of its parents, each a name that the recipe's `from` gives to another step.
+        needs: roles of its parents, each a name that the recipe's `from` gives to another step. A role that ends in
+            `?` may be left out; one in `+` takes one or more parents by name (`sources: {web: a step, books: b}`), one
+            in `*` any number.
         fingerprint: name of a function `(settings) -> str` in the same module that says what the step reads from
             outside the store; it becomes part of the artifact's name.
         volatile: the files hold measured times, so two runs differ.
@@ -37,6 +40,11 @@ class Step:
     @property
     def module(self) -> str:
         return self.function.partition(":")[0]
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role to its sign: "", "?", "+" or "*"."""
+        return {role.rstrip("?+*"): role[len(role.rstrip("?+*")) :] for role in self.needs}
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """The function itself."""
@@ -70,6 +78,7 @@ STEPS = {
         "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
     ),
     "pack": Step("athanor.data.packing.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
+    "mix": Step("athanor.data.packing.mixture:mix_sources", "MixSettings", "shards", ("sources+",)),
     "pretrain": Step("athanor.training.pretrain:pretrain", "PretrainSettings", "model", ("shards", "tokenizer")),
     "finetune": Step(
         "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards")

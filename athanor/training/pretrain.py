@@ -8,8 +8,7 @@ import pydantic
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
-from athanor.data.packing.batches import Batches
-from athanor.data.packing.pack import TokenFiles
+from athanor.data.packing.mixture import measured_mixture, mixture_table, open_batches
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import RESUME, Artifact
@@ -70,7 +69,7 @@ def pretrain(
     tokenizer = Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
     highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
     model = prepare(LanguageModel(network(settings, highest)).initialise(settings.seed), settings.dtype)
-    batches = Batches(TokenFiles(shards.path), settings.context, settings.rows, settings.seed)
+    batches = open_batches(shards.path, settings.context, settings.rows, settings.seed, settings.steps)
     device = next(model.parameters()).device
     objective = Objective(
         batch=lambda step: to_tensors(batches.batch(step), device),
@@ -82,6 +81,8 @@ def pretrain(
     seconds = time.monotonic() - clock
     save_model(model, tokenizer, folder)
     write_metrics(folder, rows)
-    epochs = settings.steps / batches.steps_per_epoch
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"parameters": parameters, **summary(rows, objective, seconds), "epochs": round(epochs, 4)}
+    mixture = measured_mixture(batches, settings.steps)
+    if "sources" in mixture:
+        progress.note(mixture_table(mixture["sources"], settings.steps * objective.tokens))
+    return {"parameters": parameters, **summary(rows, objective, seconds), **mixture}

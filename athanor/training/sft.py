@@ -12,9 +12,9 @@ from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.data.instruct.exercises import TRAIN
-from athanor.data.packing.batches import Batch, Batches
+from athanor.data.packing.batches import Batch
 from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
-from athanor.data.packing.pack import TokenFiles
+from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
@@ -64,7 +64,7 @@ def finetune(
     check_vocabulary(tokenizer, model.config.vocabulary, base.path)
     context = model.config.max_positions
     packed = packed_conversations(parents["conversations"], template, context, settings.too_long, progress)
-    batch = mixed_batches(settings, packed, TokenFiles(shards.path), context)
+    batch = mixed_batches(settings, packed, shards.path, context)
     device = next(model.parameters()).device
     objective = Objective(
         batch=lambda step: to_tensors(batch(step), device),
@@ -108,10 +108,14 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
 
 
 def mixed_batches(
-    settings: FinetuneSettings, packed: PackedConversations, tokens: TokenFiles, context: int
+    settings: FinetuneSettings, packed: PackedConversations, shards: Path, context: int
 ) -> Callable[[int], Batch]:
-    """Step to a batch of `rows` packed conversations and `document_rows` windows of documents; a pure function."""
-    documents = Batches(tokens, context, settings.document_rows, settings.seed) if settings.document_rows else None
+    """Step to a batch of `rows` packed conversations and `document_rows` windows of documents; a pure function.
+
+    Of a mixture with a curriculum, documents are read in the shares of its last stage.
+    """
+    count = settings.document_rows
+    documents = open_batches(shards, context, count, settings.seed) if count else None
 
     def batch(step: int) -> Batch:
         chats = packed.batch(step, settings.rows, settings.seed)
