@@ -65,6 +65,10 @@ STEPS = {
     "read": Step("athanor.data.reading.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
     "clean": Step("athanor.data.cleaning.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
     "quality": Step("athanor.data.cleaning.quality:judge_quality", "QualitySettings", "corpus", ("corpus", "curated")),
+    "copies": Step(
+        "athanor.data.copies.corpora:remove_corpus_copies", "CorpusCopySettings", "corpus", ("corpus", "against*")
+    ),
+    "repeats": Step("athanor.data.copies.corpora:remove_corpus_repeats", "RepeatSettings", "corpus", ("corpus",)),
     "decontaminate": Step(
         "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
         fingerprint="fingerprint",
