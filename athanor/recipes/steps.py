@@ -77,6 +77,12 @@ STEPS = {
         "athanor.data.instruct.lessons:read_instructions", "InstructSettings", "conversations",
         fingerprint="fingerprint",
     ),
+    "preferences": Step(
+        "athanor.data.instruct.lessons:read_preferences", "InstructSettings", "preferences", fingerprint="fingerprint"
+    ),
+    "judgements": Step(
+        "athanor.data.instruct.lessons:read_judgements", "InstructSettings", "judgements", fingerprint="fingerprint"
+    ),
     "skills": Step("athanor.data.instruct.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
         "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")

@@ -16,6 +16,7 @@ from athanor.verbs.options import json_option, print_json
 COMMANDS = {  # command: (English, 中文)
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
+    "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),
 }
 KEEP = ("first", "longest", "best")
 UNITS = ("line", "paragraph", "words")
@@ -23,7 +24,7 @@ out_option = click.option("--out", type=Path, required=True, help=say("a folder 
 
 
 @click.group(
-    cls=group_of(COMMANDS),
+    cls=group_of(COMMANDS, "data"),
     epilog="\b\nExample:  athanor data copies raw/*.jsonl.zst --out unique\n"
     "          athanor data repeats unique/documents.jsonl --unit line --out clean",
 )

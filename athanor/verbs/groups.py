@@ -1,5 +1,6 @@
 """A verb that has commands of its own: they are listed in the order of a table, in the reader's language."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,19 @@ from athanor.base.words import say
 
 
 class CommandGroup(click.Group):
-    """A group whose class attribute `table` says what each command does: command -> (English, 中文)."""
+    """A group whose class attribute `table` says what each command does: command -> (English, 中文).
+
+    A command that the group's own file does not define is `command` in verbs/<files>_<name>.py, imported when wanted.
+    """
 
     table: Mapping[str, tuple[str, str]] = {}
+    files: str = ""
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name in self.commands or name not in self.table:
+            return super().get_command(context, name)
+        command: click.Command = importlib.import_module(f"athanor.verbs.{self.files}_{name}").command
+        return command
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.table)
@@ -31,6 +42,6 @@ class CommandGroup(click.Group):
         return super().resolve_command(context, args)
 
 
-def group_of(commands: Mapping[str, tuple[str, str]]) -> type[CommandGroup]:
-    """A group of these commands."""
-    return type("CommandGroup", (CommandGroup,), {"table": commands})
+def group_of(commands: Mapping[str, tuple[str, str]], files: str = "") -> type[CommandGroup]:
+    """A group of these commands; `files`: how the names of files begin that hold one command each."""
+    return type("CommandGroup", (CommandGroup,), {"table": commands, "files": files})
