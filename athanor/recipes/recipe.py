@@ -157,7 +157,7 @@ def _check(name: str, rows: Mapping[str, Any]) -> Recipe:
     if not isinstance(steps, dict) or not steps:
         raise AthanorError(f"recipe {name} has no steps", allowed="steps: a name, then do: and from:")
     made: list[RecipeStep] = []
-    for step, row in steps.items():
+    for step, row in _in_order(steps).items():
         row = dict(row or {})
         do = str(row.pop("do", step))
         parents = _parents(str(step), do, row.pop("from", None) or {}, [other.name for other in made])
@@ -166,6 +166,25 @@ def _check(name: str, rows: Mapping[str, Any]) -> Recipe:
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise AthanorError(f"seed={seed!r} cannot be used", allowed="a whole number from 0 to 2^63 - 1")
     return Recipe(name, dict(rows.get("about") or {}), str(rows.get("scale", "nano")), seed, tuple(made))
+
+
+def _in_order(steps: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The steps, each behind its parents and else as written: so a recipe can put one before those that it extends."""
+    waiting, ordered = dict(steps), dict[Any, Any]()
+    while waiting:
+        ready = (step for step, row in waiting.items() if not _named_parents(row) & (waiting.keys() - {step}))
+        step = next(ready, next(iter(waiting)))  # parents in a circle: the next check names them
+        ordered[step] = waiting.pop(step)
+    return ordered
+
+
+def _named_parents(row: Any) -> set[str]:
+    """Every step that a row's `from` names, however deep."""
+    given = row.get("from") if isinstance(row, dict) else None
+    found: set[str] = set()
+    for parent in given.values() if isinstance(given, dict) else ():
+        found |= {one for one in (parent.values() if isinstance(parent, dict) else [parent]) if isinstance(one, str)}
+    return found
 
 
 def _parents(step: str, do: str, given: Any, earlier: Sequence[str]) -> dict[str, str]:

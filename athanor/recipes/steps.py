@@ -70,8 +70,8 @@ STEPS = {
     ),
     "repeats": Step("athanor.data.copies.corpora:remove_corpus_repeats", "RepeatSettings", "corpus", ("corpus",)),
     "decontaminate": Step(
-        "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
-        fingerprint="fingerprint",
+        "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus",
+        ("corpus", "tasks*"), fingerprint="fingerprint",
     ),
     "instruct": Step(
         "athanor.data.instruct.lessons:read_instructions", "InstructSettings", "conversations",
@@ -98,7 +98,7 @@ STEPS = {
     ),
     "evaluate": Step(
         "athanor.evaluation.evaluate:evaluate", "EvaluateSettings", "evaluation",
-        ("before", "after", "corpus", "conversations"),
+        ("before", "after", "corpus", "conversations", "contamination?"),
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
     "extend": Step("athanor.recipes.extend_model:extend_model", "ExtendSettings", "model", ("model", "documents")),

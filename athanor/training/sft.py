@@ -11,7 +11,7 @@ import pydantic
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
-from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.names import TRAIN
 from athanor.data.packing.batches import Batch
 from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
 from athanor.data.packing.mixture import open_batches

@@ -69,3 +69,22 @@ def test_a_single_role_takes_no_names(tmp_path: Path) -> None:
 
 def test_roles_are_nested_as_they_are_written() -> None:
     assert nested({"corpus": "a", "tasks.x": "b", "tasks.y": "c"}) == {"corpus": "a", "tasks": {"x": "b", "y": "c"}}
+
+
+def test_a_recipe_can_put_a_step_before_those_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: quickstart\nsteps:\n  pack: {from: {corpus: unique}}\n"
+        "  unique: {do: copies, from: {corpus: clean, against: {}}}\n"
+    )
+    names = [step.name for step in load_recipe(str(tmp_path / "mine.yaml")).steps]
+    plain = [step.name for step in load_recipe("quickstart").steps]
+    assert [name for name in names if name != "unique"] == plain
+    assert names.index("clean") < names.index("unique") < names.index("pack")
+
+
+def test_parents_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "steps:\n  a: {do: copies, from: {corpus: b}}\n  b: {do: copies, from: {corpus: a}}\n"
+    )
+    with pytest.raises(AthanorError, match="a: from corpus: 'b' is not an earlier step"):
+        load_recipe(str(tmp_path / "mine.yaml"))

@@ -15,13 +15,12 @@ from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text, write_records
 from athanor.base.settings import Settings
 from athanor.data.funnel import Funnel, Stage, describe_reasons
-from athanor.data.instruct.exercises import TRAIN
 from athanor.data.instruct.exports import NAMES, judged
 from athanor.data.instruct.formats import Format, Judgement, Lesson, Preference, read_lesson
+from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.store.artifact import Artifact
 from athanor.tokens.conversation import Conversation
 
-HELDOUT = "heldout.jsonl.zst"
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
 
 

@@ -11,7 +11,7 @@ from athanor.base.files import read_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
-from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.names import TRAIN
 from athanor.data.packing.batches import Batches, Rows
 from athanor.data.shards import read_shards
 from athanor.store.artifact import Artifact

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
-from athanor.data.instruct.exercises import TRAIN
 from athanor.data.instruct.exports import WRITERS, export, targets_of
 from athanor.data.instruct.formats import KEYS, Judgement, Preference, read_lesson
-from athanor.data.instruct.lessons import HELDOUT, InstructSettings, read_judgements, read_preferences
+from athanor.data.instruct.lessons import InstructSettings, read_judgements, read_preferences
+from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.data.instruct.transcripts import transcript_of, turns_of
 from athanor.tokens.conversation import Conversation, Turn
 from tests.conftest import REAL_DATA

@@ -8,10 +8,10 @@ import pytest
 
 from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
-from athanor.data.instruct.exercises import TRAIN
 from athanor.data.instruct.exports import to_alpaca, to_openai, to_sharegpt
 from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson
-from athanor.data.instruct.lessons import HELDOUT, InstructSettings, fingerprint, read_instructions
+from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions
+from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
 from tests.conftest import REAL_DATA
 from tests.data.conftest import RunStep
