@@ -85,7 +85,8 @@ STEPS = {
     ),
     "skills": Step("athanor.data.instruct.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
-        "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
+        "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer",
+        ("corpus", "also*", "conversations?"),
     ),
     "pack": Step("athanor.data.packing.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
     "mix": Step("athanor.data.packing.mixture:mix_sources", "MixSettings", "shards", ("sources+",)),

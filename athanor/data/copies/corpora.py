@@ -4,6 +4,7 @@ What is held out stays held out: a training document that is nearly a held-out o
 document stands in the training text, or evaluation would measure memory.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,9 @@ def remove_corpus_copies(
     by_number = {copy.removed: copy for copy in copies if copy.removed >= first}
     rows = [_row(copy, names) for copy in by_number.values()]
     write_records(folder / "duplicates.jsonl", rows)
-    return {**_write_left(corpus, by_number, names, first, folder), "copies_near": len(rows)}
+    bands = Counter(f"{int(10 * copy.similarity + 1e-9) / 10:.1f}" for copy in by_number.values())
+    figures = {"copies_near": len(rows), "copies_by_similarity": dict(sorted(bands.items()))}
+    return {**_write_left(corpus, by_number, names, first, folder), **figures}
 
 
 def _text_bytes(artifact: Artifact) -> int:
