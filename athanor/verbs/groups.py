@@ -13,20 +13,20 @@ from athanor.base.words import say
 class CommandGroup(click.Group):
     """A group whose class attribute `table` says what each command does: command -> (English, 中文).
 
-    A command that the group's own file does not define is `command` in verbs/<files>_<name>.py, imported when wanted.
+    A command that is not registered is the `command` of the file `<verb>_<command>.py`, imported when it is asked for.
     """
 
     table: Mapping[str, tuple[str, str]] = {}
-    files: str = ""
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in self.commands or name not in self.table:
-            return super().get_command(context, name)
-        command: click.Command = importlib.import_module(f"athanor.verbs.{self.files}_{name}").command
-        return command
+    module = ""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.table)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        found = super().get_command(context, name)
+        if found is None and self.module and name in self.table:
+            found = importlib.import_module(f"{self.module}_{name}").command
+        return found
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section(say("Commands", "命令")):
@@ -42,6 +42,6 @@ class CommandGroup(click.Group):
         return super().resolve_command(context, args)
 
 
-def group_of(commands: Mapping[str, tuple[str, str]], files: str = "") -> type[CommandGroup]:
-    """A group of these commands; `files`: how the names of files begin that hold one command each."""
-    return type("CommandGroup", (CommandGroup,), {"table": commands, "files": files})
+def group_of(commands: Mapping[str, tuple[str, str]], module: str = "") -> type[CommandGroup]:
+    """A group of these commands; those that are not registered stand in files beside `module`."""
+    return type("CommandGroup", (CommandGroup,), {"table": commands, "module": module})

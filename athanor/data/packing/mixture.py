@@ -26,6 +26,7 @@ from athanor.store.artifact import Artifact, several
 
 MIXTURE = "mixture.json"
 UNKNOWN = "und"
+MANY_EPOCHS = 16  # from there on repeated text teaches little (Muennighoff et al. 2023, section 5)
 Weights = dict[str, float]
 
 
@@ -100,6 +101,12 @@ def mix_sources(
     trained = settings.train_tokens or sum(sizes.values())
     planned = planned_mixture(sizes, stages, trained)
     progress.note(mixture_table(planned, trained))
+    for name, row in planned.items():
+        if row["epochs"] > MANY_EPOCHS:
+            progress.note(say(
+                f"  {name} will be read {row['epochs']:.0f} times: repeated text teaches little; lower its weight, or "
+                "add text", f"  {name} 将被读取 {row['epochs']:.0f} 遍：重复文本收益很小；请降低权重或增加文本",
+            ))  # fmt: skip
     return {"tokens": sum(sizes.values()), "planned_tokens": trained, "sources": planned}
 
 

@@ -14,6 +14,7 @@ from athanor.base.progress import SilentProgress
 from athanor.base.records import write_records
 from athanor.base.settings import parse_settings
 from athanor.data.packing.batches import IGNORED, Batches
+from athanor.data.packing.index import IndexSettings, index_documents
 from athanor.data.packing.interleave import Interleaving, Phase
 from athanor.data.packing.mixed import MixedBatches, Selection
 from athanor.data.packing.mixture import (
@@ -399,6 +400,17 @@ def test_what_does_not_fit_together_is_refused(packed, run_step: RunStep):
         run_step(mix_sources, MixSettings(), **{"sources.web": web, "sources.books": books})
 
 
+def make_folder(place):
+    (place / "again").mkdir()
+    return place / "again"
+
+
+def test_a_mixture_is_not_indexed_yet(packed, run_step: RunStep):
+    mixture = run_step(mix_sources, MixSettings(), **{"sources.web": packed(0, [(30, "en")])})
+    with pytest.raises(AthanorError, match="SPEC L2"):
+        run_step(index_documents, IndexSettings(), shards=mixture)
+
+
 def test_the_table_is_told(packed, run_step: RunStep, tmp_path):
     told: list[str] = []
     progress = SilentProgress()
@@ -406,6 +418,9 @@ def test_the_table_is_told(packed, run_step: RunStep, tmp_path):
     parents = {"sources.web": packed(0, [(3_000, "en")]), "sources.books": packed(0, [(500, "en")])}
     mix_sources(MixSettings(train_tokens=7_000, weights={"web": 1, "books": 1}), parents, tmp_path, progress)
     assert "epochs in 7 k tokens" in told[0] and "7.00" in told[0] and "1.17" in told[0]
+    assert len(told) == 1
+    mix_sources(MixSettings(train_tokens=70_000), parents, make_folder(tmp_path), progress)
+    assert told[2].startswith("  books will be read 20 times")
     assert json.loads((tmp_path / MIXTURE).read_text())["stages"] == [
         {"until": 1.0, "weights": {"books": 0.5, "web": 0.5}}
     ]
