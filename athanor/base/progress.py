@@ -50,10 +50,14 @@ class SilentProgress:
         Raises:
             Stopped: a stop was asked for.
         """
+        self.count(amount, **figures)
+        self.check()
+
+    def count(self, amount: float = 1.0, **figures: Figure) -> None:
+        """`advance` without stopping: for work that saves first."""
         self.done += amount
         self.figures.update(figures)
         self._show()
-        self.check()
 
     def note(self, text: str) -> None:
         """One line that stays on the screen."""

@@ -365,23 +365,38 @@ def from_head(x: Tensor, group: int) -> Tensor:
 # --- loss --------------------------------------------------------------------------------------------------------
 
 
-def linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
-    """Sum over rows of -log softmax(hidden weight)[target], in nats, float32.
+def linear_cross_entropy(
+    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """-log softmax(hidden weight)[target], in nats, float32: the sum, and every row's without gradient.
 
     Logits exist for CHUNK_ROWS rows at a time only, and the gradient is made in the same pass: with p the
     probabilities, dlogits = p - onehot(target) (the idea of Liger Kernel, Hsu et al. 2024).
+
+    Args:
+        z_loss: the sum holds this times log(sum exp(logits))^2 as well (PaLM, Chowdhery et al. 2022, section 5).
     """
     if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
-        return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X)
-    total = torch.zeros((), device=hidden_XD.device)
-    for rows in chunks(len(hidden_XD)):
-        total += plain_linear_cross_entropy(hidden_XD[rows], weight_VD, targets_X[rows])
-    return total
+        return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X, z_loss)
+    pieces = [
+        plain_linear_cross_entropy(hidden_XD[rows], weight_VD, targets_X[rows], z_loss)
+        for rows in chunks(len(hidden_XD))
+    ]
+    if not pieces:
+        return torch.zeros((), device=hidden_XD.device), torch.zeros(0, device=hidden_XD.device)
+    return torch.stack([total for total, _ in pieces]).sum(), torch.cat([loss_X for _, loss_X in pieces])
 
 
-def plain_linear_cross_entropy(hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
+def plain_linear_cross_entropy(
+    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The reference, all logits at once."""
-    return F.cross_entropy(F.linear(hidden_XD, weight_VD).float(), targets_X, reduction="sum")
+    logits_XV = F.linear(hidden_XD, weight_VD).float()
+    loss_X = F.cross_entropy(logits_XV, targets_X, reduction="none")
+    total = loss_X.sum()
+    if z_loss:
+        total = total + z_loss * logits_XV.logsumexp(-1).square().sum()
+    return total, loss_X.detach()
 
 
 def chunks(rows: int) -> Iterator[slice]:
@@ -394,22 +409,34 @@ class LinearCrossEntropy(Function):
     """Loss and both gradients, chunk by chunk; the weight's gradient is summed in float32."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor) -> Tensor:
-        total = torch.zeros((), device=hidden_XD.device)
+    def forward(
+        ctx: Any, hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden_XD.device
+        loss_X = torch.empty(len(hidden_XD), device=device)
+        extra = torch.zeros((), device=device)
         dhidden_XD = torch.empty_like(hidden_XD)
-        dweight_VD = torch.zeros(weight_VD.shape, device=weight_VD.device)
+        dweight_VD = torch.zeros(weight_VD.shape, device=device)
         for rows in chunks(len(hidden_XD)):
-            p_XV = torch.softmax(F.linear(hidden_XD[rows], weight_VD), dim=-1)
+            logits_XV = F.linear(hidden_XD[rows], weight_VD)
+            if z_loss:
+                log_sum_X1 = logits_XV.float().logsumexp(-1, keepdim=True)
+                extra += z_loss * log_sum_X1.square().sum()
+            p_XV = torch.softmax(logits_XV, dim=-1)
             p_X1 = p_XV.gather(1, targets_X[rows, None])
             # Below e^-69 the loss is reported as 69 nats: a logarithm of zero would end the run for one bad token.
-            total -= p_X1.float().clamp_min(1e-30).log().sum()
-            p_XV.index_put_((torch.arange(len(p_XV), device=p_XV.device), targets_X[rows]), p_X1.squeeze(1) - 1)
+            loss_X[rows] = -p_X1.squeeze(1).float().clamp_min(1e-30).log()
+            if z_loss:  # d log_sum^2 = 2 log_sum p
+                p_XV *= (1 + 2 * z_loss * log_sum_X1).to(p_XV.dtype)
+                p_X1 = p_XV.gather(1, targets_X[rows, None])
+            p_XV.scatter_(1, targets_X[rows, None], p_X1 - 1)
             torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
             dweight_VD += p_XV.t() @ hidden_XD[rows]
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
-        return total
+        ctx.mark_non_differentiable(loss_X)
+        return loss_X.sum() + extra, loss_X
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
-        return dhidden_XD * dtotal, dweight_VD * dtotal, None
+        return dhidden_XD * dtotal, dweight_VD * dtotal, None, None

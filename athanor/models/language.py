@@ -4,6 +4,7 @@ Shape letters as in `transformer.py`; X the positions of a batch that have a tar
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -156,22 +157,57 @@ class LanguageModel(nn.Module):
         hidden_BTD = self.hidden(
             ids_BT, positions_BT=positions_BT, documents_BT=documents_BT, allowed_BTS=allowed_BTS, routes=routes
         )
+        return self.score(hidden_BTD, targets_BT).sums()
+
+    def score(self, hidden_BTD: Tensor, targets_BT: Tensor, z_loss: float = 0.0) -> "Scores":
+        """How well the head's scores for the trunk's output foretell the targets."""
         if self.config.logit_scale != 1.0:
             hidden_BTD = hidden_BTD * self.config.logit_scale
-        return scored(hidden_BTD, self.tokens if self.head is None else self.head, targets_BT)
+        return score(hidden_BTD, self.tokens if self.head is None else self.head, targets_BT, z_loss=z_loss)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Cross-entropies of one batch, in nats.
+
+    Attributes:
+        total: their sum, of which a gradient can be taken.
+        loss_X: every scored position's, without gradient.
+        rows_X: where these stand in the flattened batch; None: all of it was scored.
+    """
+
+    total: Tensor
+    loss_X: Tensor
+    rows_X: Tensor | None
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """The sum, and how many positions were scored."""
+        return self.total, torch.tensor(len(self.loss_X), device=self.total.device)
 
 
 def scored(
     hidden_BTD: Tensor, head: nn.Embedding | nn.Linear, targets_BT: Tensor, bias_V: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies of a head's scores in nats, and how many positions had a target.
+    """Sum of the cross-entropies of a head's scores in nats, and how many positions had a target; see `score`."""
+    return score(hidden_BTD, head, targets_BT, bias_V).sums()
+
+
+def score(
+    hidden_BTD: Tensor,
+    head: nn.Embedding | nn.Linear,
+    targets_BT: Tensor,
+    bias_V: Tensor | None = None,
+    z_loss: float = 0.0,
+) -> Scores:
+    """The cross-entropies of a head's scores.
 
     Args:
         head: a product of its own, or the embedding that it shares its weight with.
         bias_V: a number added to each id's score; None: the head's own, where it has one.
+        z_loss: see `kernels.linear_cross_entropy`.
     """
     hidden_XD, targets_X = hidden_BTD.flatten(0, -2), targets_BT.flatten()
-    scored_X = targets_X != IGNORED
+    scored_X, rows_X = targets_X != IGNORED, None
     if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
         rows_X = scored_X.nonzero().squeeze(1)
         hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
@@ -180,7 +216,7 @@ def scored(
     if bias_V is not None:  # one more input that is always 1
         weight_VD = torch.cat((weight_VD, bias_V[:, None]), 1)
         hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
-    return kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X), scored_X.sum()
+    return Scores(*kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss), rows_X)
 
 
 def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:

@@ -8,6 +8,7 @@ H width of a head, F hidden width of the feed-forward layer, V vocabulary, R rot
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from athanor.models import kernels
 from athanor.models.attention import (
@@ -96,6 +97,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = None if config.norm_place == "after" else Norm(config, config.width)
         self.distance_bias = DistanceBias(config) if config.position == "buckets" else None
+        self.recompute = False  # while training keep only what enters each block, and compute the rest a second time
 
     def forward(
         self,
@@ -129,8 +131,12 @@ class Transformer(nn.Module):
             memory=memory,
             routes=routes,
         )
+        again = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            x_BTD = block(x_BTD, places, cache)
+            # Chen et al. 2016, section 3: the square root of the memory for one more forward pass.
+            x_BTD = (
+                checkpoint(block, x_BTD, places, cache, use_reentrant=False) if again else block(x_BTD, places, cache)
+            )
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
     def places(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import DIGEST_BYTES, hash_bytes
@@ -13,7 +13,7 @@ from athanor.base.tensorfile import read_tensor_header
 def hash_tensors(path: Path) -> dict[str, str]:
     """Hash of every tensor's bytes, by name; and of the header, under the empty name."""
     header, start = read_tensor_header(path)
-    hashes = {"": hash_bytes(json.dumps(header, sort_keys=True).encode())}
+    hashes = {"": hash_header(header)}
     with open(path, "rb") as file:
         for name, row in header.items():
             if name != "__metadata__":
@@ -21,6 +21,11 @@ def hash_tensors(path: Path) -> dict[str, str]:
                 file.seek(start + first)
                 hashes[name] = _hash_part(file, last - first)
     return hashes
+
+
+def hash_header(header: dict[str, Any]) -> str:
+    """Hash of what a header says, however its JSON is written."""
+    return hash_bytes(json.dumps(header, sort_keys=True).encode())
 
 
 def _hash_part(file: IO[bytes], length: int) -> str:

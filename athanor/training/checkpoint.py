@@ -1,79 +1,171 @@
 """Checkpoints for resuming: written whole or not at all, every tensor checksummed, the newest good one is used.
 
-Layout of the folder: step-00000200/{state.safetensors, state.json}; only the newest two are kept.
+Layout of the folder: step-00000200/{state.safetensors, metrics.jsonl, state.json}, and `newest`, which names the last
+one. No checkpoint format in use notices a flipped bit (safetensors, torch.save, torch DCP); this one does.
 """
 
+import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import explain_disk_error, hash_json, read_json, sync_file, sync_folder, write_json
-from athanor.store.artifact import describe_file
+from athanor.base.files import (
+    explain_disk_error,
+    hash_bytes,
+    hash_json,
+    read_json,
+    sync_file,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
+from athanor.base.tensorfile import TensorWriter
+from athanor.models.convert import NAMES, raw
+from athanor.store.tensors import hash_header, hash_tensors
+from athanor.training.history import METRICS
 
-KEPT = 2
-TENSORS, STATE = "state.safetensors", "state.json"
-
-
-def save_state(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write the checkpoint of `step`: temporary folder, checksums, fsync, rename, fsync of the parent."""
-    final = folder / f"step-{step:08d}"
-    temporary = folder / f".{final.name}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / TENSORS)
-        sync_file(temporary / TENSORS)
-        row = {"step": step, "tensors": describe_file(temporary / TENSORS), "state": state}
-        write_json(temporary / STATE, {**row, "seal": hash_json(row)})
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        sync_folder(folder)
-    except (OSError, SafetensorError) as problem:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise _explain(problem, final) from problem
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
+TENSORS, STATE, NEWEST, BEST = "state.safetensors", "state.json", "newest", "best"
 
 
-def load_newest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], list[str]]:
-    """The newest checkpoint that is whole: its step, tensors and state, and what was wrong with newer ones.
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint read back: the next step, tensors by name, the state of the loop, and the rows so far."""
 
-    A damaged checkpoint is moved aside (`bad-…`), never loaded. With none left, the step is 0 and all is empty.
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+    lines: str
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they stand; made when the first is written.
+        keep: how many of the newest stay.
+
+    Attributes:
+        complaints: what was wrong with checkpoints that `load` set aside.
     """
-    complaints: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        problem = _what_is_wrong(path)
-        if problem:
-            complaints.append(f"{path.name}: {problem}; it was set aside")
-            shutil.rmtree(path.with_name("bad-" + path.name), ignore_errors=True)
-            path.rename(path.with_name("bad-" + path.name))
-            continue
-        row = read_json(path / STATE)
-        return row["step"], load_file(path / TENSORS), row["state"], complaints
-    return 0, {}, {}, complaints
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+        self.complaints: list[str] = []
+
+    def save(
+        self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool = False
+    ) -> None:
+        """Write the checkpoint of `step`: temporary folder, checksums, fsync, rename, fsync of the parent, pointer.
+
+        Args:
+            tensors: any number type that safetensors has, on any device.
+            state: JSON.
+            lines: metrics.jsonl as it stands.
+            best: it is kept until a better one is written.
+
+        Raises:
+            AthanorError: the disk is full; every older checkpoint is still there.
+        """
+        final = self.folder / f"step-{step:08d}"
+        temporary = self.folder / f".{final.name}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            hashes = write_tensors(temporary / TENSORS, tensors)
+            (temporary / METRICS).write_text(lines, encoding="utf-8")
+            for name in (TENSORS, METRICS):
+                sync_file(temporary / name)
+            row = {"step": step, "tensors": hashes, "metrics": hash_bytes(lines.encode()), "state": dict(state)}
+            write_json(temporary / STATE, {**row, "seal": hash_json(row)})
+            shutil.rmtree(final, ignore_errors=True)
+            temporary.rename(final)
+            sync_folder(self.folder)
+            for name in (NEWEST, BEST) if best else (NEWEST,):
+                write_atomic(self.folder / name, final.name + "\n")
+        except OSError as problem:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise explain_disk_error(problem, final) from problem
+        for old in self.all()[: -self.keep]:
+            if old.name != self._named(BEST):
+                shutil.rmtree(old)
+
+    def load(self, before: int | None = None) -> Found | None:
+        """The newest checkpoint that is whole, or none; a damaged one is moved aside (`bad-…`), never loaded.
+
+        Args:
+            before: only of a step up to this one; later ones are deleted, since the run takes another way from here.
+        """
+        self.complaints = []
+        for path in reversed(self.all()):
+            if before is not None and step_of(path) > before:
+                shutil.rmtree(path)
+                continue
+            problem = what_is_wrong(path)
+            if not problem:
+                return read_checkpoint(path)
+            self.complaints.append(f"{path.name}: {problem}; it was set aside")
+            aside = path.with_name("bad-" + path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        return None
+
+    def best(self) -> Found | None:
+        """The checkpoint that was best, or none when it is damaged or was never written."""
+        path = self.folder / (self._named(BEST) or "none")
+        return None if what_is_wrong(path) else read_checkpoint(path)
+
+    def _named(self, pointer: str) -> str:
+        path = self.folder / pointer
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+    def all(self) -> list[Path]:
+        """The finished checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"), key=step_of)
 
 
-def _what_is_wrong(path: Path) -> str:
+def read_checkpoint(path: Path) -> Found:
+    """The content of a checkpoint that was found whole."""
+    row = read_json(path / STATE)
+    return Found(row["step"], load_file(path / TENSORS), row["state"], (path / METRICS).read_text(encoding="utf-8"))
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells."""
+    return int(path.name.removeprefix("step-"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write a safetensors file tensor by tensor, and return the hash of each as it was in memory, not as on disk."""
+    writer = TensorWriter(path, {name: (NAMES[one.dtype], tuple(one.shape)) for name, one in tensors.items()})
+    hashes = {"": hash_header(json.loads(writer.header))}
+
+    def read(name: str) -> memoryview:
+        data = raw(tensors[name].cpu())
+        hashes[name] = hash_bytes(data)
+        return data
+
+    writer.write(read)
+    return hashes
+
+
+def what_is_wrong(path: Path) -> str:
+    """What is damaged in a checkpoint; empty when it is whole."""
     try:
         row = read_json(path / STATE)
         if not isinstance(row, dict) or row.pop("seal", None) != hash_json(row):
             return f"{STATE} has changed since it was written"
-        if describe_file(path / TENSORS) != row["tensors"]:
-            return f"{TENSORS} has changed since it was written"
-    except (OSError, AthanorError, ValueError, KeyError, TypeError) as problem:
+        if hash_bytes((path / METRICS).read_bytes()) != row["metrics"]:
+            return f"{METRICS} has changed since it was written"
+        found = hash_tensors(path / TENSORS)
+        changed = [name or "the header" for name, one in row["tensors"].items() if found.get(name) != one]
+        if changed or len(found) != len(row["tensors"]):
+            return f"{TENSORS} has changed since it was written ({', '.join(changed[:3]) or 'other tensors'})"
+    except (OSError, AthanorError, ValueError, KeyError, TypeError, AttributeError) as problem:
         return str(problem).splitlines()[0]
     return ""
-
-
-def _explain(problem: Exception, path: Path) -> Exception:
-    """The safetensors library reports a full disk as an error of its own, with the system's words inside."""
-    if isinstance(problem, OSError):
-        return explain_disk_error(problem, path)
-    if "No space left" in str(problem) or "File too large" in str(problem) or "quota" in str(problem):
-        return explain_disk_error(OSError(28, "No space left on device"), path)
-    return problem

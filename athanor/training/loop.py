@@ -1,120 +1,114 @@
-"""The one training loop, for every objective: batch, loss, gradient, update, save, and go on where it stopped."""
+"""The one training loop, for every objective and engine: batch, loss, gradient, update, save, resume."""
 
-import json
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pydantic
+import torch
 from torch import Tensor, nn
 
-from athanor.base.errors import AthanorError
+from athanor.base.errors import Stopped
 from athanor.base.progress import Progress
-from athanor.base.settings import Settings
-from athanor.training.checkpoint import load_newest, save_state
-from athanor.training.optimizer import MasterOptimizer, OptimizerName
-from athanor.training.schedule import Shape, rate_share
-
-METRICS = "metrics.jsonl"
-
-
-class LoopSettings(Settings):
-    """What every training run sets."""
-
-    steps: int = pydantic.Field(ge=1)
-    """Optimiser steps."""
-    rows: int = pydantic.Field(ge=1)
-    """Rows of `context` tokens in one step."""
-    learning_rate: float = pydantic.Field(gt=0, lt=1)
-    """Peak learning rate."""
-    optimizer: OptimizerName = "muon"
-    schedule: Shape = "cosine"
-    warmup: int = pydantic.Field(default=20, ge=0)
-    """Steps over which the learning rate rises from zero."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = pydantic.Field(default=0.1, ge=0)
-    clip: float = pydantic.Field(default=1.0, gt=0)
-    """Largest norm of the gradient."""
-    checkpoint_seconds: float = pydantic.Field(default=15.0, ge=0)
-    """Time between two checkpoints for resuming; changes no result."""
-    seed: int = pydantic.Field(default=1, ge=0)
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a run learns: batches as a pure function of the step, and the loss of one.
-
-    Attributes:
-        batch: step to whatever `loss` takes.
-        loss: (model, batch) to the summed loss and the number of scored positions.
-        tokens: tokens in one step, for the rate.
-    """
-
-    batch: Callable[[int], Any]
-    loss: Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
-    tokens: int
+from athanor.training.engines.engine import Engine
+from athanor.training.guard import finite, stop_with_report
+from athanor.training.history import Row
+from athanor.training.objective import Objective
+from athanor.training.run import Run
+from athanor.training.schedule import rate_share
+from athanor.training.settings import LoopSettings
 
 
 def train(
-    model: nn.Module, objective: Objective, settings: LoopSettings, work: Path, progress: Progress, label: str
-) -> list[dict[str, float]]:
-    """Train `model` in place and return one row of metrics per step (step, loss, rate, norm).
+    model: nn.Module,
+    objective: Objective,
+    settings: LoopSettings,
+    work: Path,
+    progress: Progress,
+    label: str,
+    engine: Engine | None = None,
+) -> list[Row]:
+    """Train `model` in place and return one row of metrics per step (step, loss, rate, norm, scored).
 
     Resuming gives the same weights, bit for bit: the state in `work` holds the fp32 weights and moments, and batches
-    depend on the step alone.
+    and random numbers depend on the seed and the step alone.
+
+    Args:
+        work: folder of checkpoints, the live metrics and the report of a run that could not go on.
+        engine: how the run spreads over processes; None: one process.
 
     Raises:
         Stopped: asked to stop; the state was saved first.
-        AthanorError: the loss is not a number.
+        AthanorError: the loss stayed no number after going back.
     """
-    optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay)
-    first, tensors, state, complaints = load_newest(work)
-    rows: list[dict[str, float]] = state.get("metrics", [])
-    for complaint in complaints:
-        progress.note(f"  {complaint}")
-    if first:
-        optimizer.load(tensors)
-        progress.note(f"  going on at step {first} of {settings.steps}")
-    progress.start(label, settings.steps * objective.tokens, "tok", done=first * objective.tokens)
-    saved = time.monotonic()
-    for step in range(first, settings.steps):
-        rows.append(_step(model, optimizer, objective, settings, step))
-        due = time.monotonic() - saved >= settings.checkpoint_seconds
-        if progress.stopping or (due and step + 1 < settings.steps):
-            save_state(work, step + 1, dict(optimizer.tensors()), {"metrics": rows})
-            saved = time.monotonic()
-        progress.advance(objective.tokens, loss=_recent(rows), lr=rows[-1]["rate"])
-    progress.finish(loss=_recent(rows))
-    return rows
+    run = Run(model, objective, settings, work, progress, engine or Engine())
+    run.restore()
+    progress.start(label, settings.steps * objective.tokens, "tok", done=run.step * objective.tokens)
+    while run.step < settings.steps:
+        take_step(run)
+    progress.finish(loss=run.history.recent())
+    return run.finish()
 
 
-def _step(
-    model: nn.Module, optimizer: MasterOptimizer, objective: Objective, settings: LoopSettings, step: int
-) -> dict[str, float]:
-    batch = objective.batch(step)
-    total, count = objective.loss(model, batch)
-    scored = max(1, int(count))
-    loss = float(total.detach()) / scored
-    if not math.isfinite(loss):
-        raise AthanorError(
-            f"the loss became {loss} at step {step}",
-            fix=f"lower the learning rate (now {settings.learning_rate}) or set clip below {settings.clip}",
-        )
-    total.backward()
-    rate = settings.learning_rate * rate_share(settings.schedule, step, settings.steps, settings.warmup)
-    norm = optimizer.step(rate, 1 / scored, settings.clip)
-    return {"step": step, "loss": loss, "rate": rate, "norm": norm, "scored": scored}
+def take_step(run: Run) -> None:
+    """Learn from one batch, judge what came of it, and save when it is time."""
+    row = learn(run)
+    verdict = run.guard.judge(run.history.rows, row)
+    run.step += 1
+    if run.watching():
+        row["watched"] = run.watch()
+    run.history.add(row)
+    if verdict == "stop":
+        stop_with_report(run.guard, run.history.rows, run.objective.sources, run.work)
+    if verdict == "rewind":
+        run.rewind()
+        return
+    due = time.monotonic() - run.saved >= run.settings.checkpoint_seconds and run.step < run.settings.steps
+    due = due and row.get("skipped") != "no number"  # the last good checkpoint must outlive the trouble
+    due = due or (run.settings.keep_best and run.best())
+    run.progress.count(run.objective.tokens, loss=run.history.recent(), lr=row["rate"])
+    asked = run.engine.any(run.progress.stopping)
+    if run.engine.any(asked or due):
+        run.save()
+    if asked:
+        raise Stopped(run.progress.stop.by_system)
 
 
-def write_metrics(folder: Path, rows: list[dict[str, float]]) -> None:
-    """One line per step; no clock in it, so that two runs write the same bytes."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / METRICS).write_text(text, encoding="utf-8")
+def learn(run: Run) -> Row:
+    """One step: gradients of all pieces, one update; a step without a number updates nothing."""
+    s, step = run.settings, run.step
+    rate = s.learning_rate * rate_share(s.schedule, step, s.steps, s.warmup)
+    row: Row = {"step": step, "loss": None, "rate": rate, "norm": None, "scored": 0}
+    if step in run.guard.avoided:
+        return {**row, "skipped": "left out"}
+    total, scored, parts = gradients(run)
+    loss, scale = total / max(1, scored), 1 / max(1, scored)
+    norm = run.optimizer.norm(scale, run.engine.norm)
+    if not finite(loss, norm):
+        run.optimizer.forget()
+        return {**row, "scored": scored, "skipped": "no number"}
+    clipped = 1.0 if s.clip is None else min(1.0, s.clip / (norm + 1e-6))
+    run.optimizer.update(rate, scale * clipped)
+    if run.average is not None:
+        run.average.update(run.optimizer.masters, step)
+    return {**row, "loss": loss, "norm": norm, "scored": scored, **({"parts": parts} if parts else {})}
 
 
-def _recent(rows: list[dict[str, float]], count: int = 20) -> float:
-    last = rows[-count:]
-    return sum(row["loss"] for row in last) / max(1, len(last))
+def gradients(run: Run) -> tuple[float, int, dict[str, float]]:
+    """Add up the gradients of this process's pieces: summed loss, positions scored, and the mean loss of every part."""
+    pieces, engine = run.settings.accumulate, run.engine
+    sums: list[Tensor] = []
+    for piece in range(pieces):
+        share = engine.rank * pieces + piece
+        torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
+        loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
+        engine.backward(loss.total, last=piece == pieces - 1)
+        run.optimizer.collect()
+        flat = [loss.total.detach(), loss.count, *(number for pair in loss.parts.values() for number in pair)]
+        sums.append(torch.stack([number.double() for number in flat]))
+    total, scored, *rest = engine.sum(torch.stack(sums).sum(0)).tolist()
+    means = {name: part / count for name, part, count in zip(loss.parts, rest[::2], rest[1::2], strict=True) if count}
+    return total, round(scored), means
+
+
+def noise_seed(seed: int, step: int, share: int) -> int:
+    """A seed for dropout and noise that a resumed run finds again."""
+    return ((seed * 1_000_003 + step) * 1_000_003 + share) % 2**63

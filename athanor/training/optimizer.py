@@ -4,67 +4,85 @@ Muon (Jordan et al. 2024) takes the matrices inside the trunk, where it learns m
 Hutter 2019) takes the rest: embeddings, heads, norms and biases.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 OptimizerName = Literal["adamw", "muon"]
-MUON_RATE = 0.2  # Muon's update is scaled to the root mean square of AdamW's, so both share one learning rate
-# (Moonlight, Liu et al. 2025, section 2.2: 0.2 * sqrt(max(rows, columns)))
 
 
 class MasterOptimizer:
     """Keeps fp32 copies of the weights, updates them, and writes them back in the model's number type.
 
-    bf16 weights cannot take small updates (a step of 1/256 of the weight is lost to rounding); the copies can.
+    bf16 weights cannot take small updates (a step of 1/256 of the weight is lost to rounding); the copies can. A weight
+    that is float32 already is its own copy.
+
+    Args:
+        model: the weights that learn are those that require a gradient now.
     """
 
     def __init__(self, model: nn.Module, name: OptimizerName, betas: tuple[float, float], weight_decay: float):
-        self.names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = [nn.Parameter(weight.detach().float().clone()) for weight in self.weights]
-        matrices = [name == "muon" and _belongs_to_muon(*row) for row in zip(self.names, self.weights, strict=True)]
+        learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
+        self.masters = [_master(weight) for weight in self.weights]
+        muon = {name for name, weight in learning if weight.dim() == 2 and name.startswith("trunk.")}
+        muon = muon if name == "muon" else set()
+        pairs = list(zip(self.names, self.masters, strict=True))
         self.optimizers: list[torch.optim.Optimizer] = []
-        chosen = [master for master, matrix in zip(self.masters, matrices, strict=True) if matrix]
-        if chosen:
+        if chosen := [master for name, master in pairs if name in muon]:
+            # The update is scaled to the root mean square of AdamW's, so that both share one learning rate
+            # (Moonlight, Liu et al. 2025, section 2.2: 0.2 sqrt(max(rows, columns))).
             self.optimizers.append(
                 torch.optim.Muon(chosen, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", nesterov=True)
             )
-        others = [master for master, matrix in zip(self.masters, matrices, strict=True) if not matrix]
-        decayed = [master for master in others if master.dim() > 1]
-        plain = [master for master in others if master.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        groups = [group for group in groups if group["params"]]
-        if groups:
+        others = [master for name, master in pairs if name not in muon]
+        groups = [
+            {"params": [master for master in others if master.dim() > 1], "weight_decay": weight_decay},
+            {"params": [master for master in others if master.dim() < 2], "weight_decay": 0.0},
+        ]
+        if groups := [group for group in groups if group["params"]]:
             self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
 
-    def step(self, learning_rate: float, scale: float, clip: float) -> float:
-        """Apply the gradients of the model, multiplied by `scale`, and clear them.
-
-        Args:
-            learning_rate: of this step.
-            scale: turns the summed loss's gradient into the mean's.
-            clip: largest norm of the whole gradient.
-
-        Returns:
-            the norm of the scaled gradient before clipping.
-        """
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the model's gradients to those of the masters, in fp32, and give the model's back."""
         for master, weight in zip(self.masters, self.weights, strict=True):
-            gradient = weight.grad if weight.grad is not None else torch.zeros_like(weight)
-            master.grad = gradient.float().mul_(scale)
-            weight.grad = None
-        norm = nn.utils.clip_grad_norm_(self.masters, clip)
+            if weight.grad is None:
+                master.grad = torch.zeros_like(master) if master.grad is None else master.grad
+            elif master is not weight:
+                gradient = weight.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                weight.grad = None
+
+    def forget(self) -> None:
+        """Throw the gradients away."""
+        for tensor in (*self.masters, *self.weights):
+            tensor.grad = None
+
+    def norm(self, scale: float, of: Callable[[Iterable[Tensor]], Tensor] = torch.nn.utils.get_total_norm) -> float:
+        """Length of the collected gradient times `scale`."""
+        return float(of([master.grad for master in self.masters if master.grad is not None])) * scale
+
+    @torch.no_grad()
+    def update(self, learning_rate: float, scale: float) -> None:
+        """Apply the collected gradients times `scale`, and clear them."""
+        torch._foreach_mul_([master.grad for master in self.masters], scale)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
             optimizer.step()
-        with torch.no_grad():
-            for master, weight in zip(self.masters, self.weights, strict=True):
+        self.write_back()
+        self.forget()
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Give the masters to the model, in its number type."""
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            if master is not weight:
                 weight.copy_(master)
-                master.grad = None
-        return float(norm)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that must be saved to go on exactly: master weights and the optimisers' moments, by name."""
@@ -74,22 +92,26 @@ class MasterOptimizer:
                 for key, value in optimizer.state.get(master, {}).items():
                     yield f"{key}.{name}", torch.as_tensor(value)
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
-        places = {id(master): optimizer for optimizer in self.optimizers for group in optimizer.param_groups
-                  for master in group["params"]}  # fmt: skip
-        with torch.no_grad():
-            for name, master, weight in zip(self.names, self.masters, self.weights, strict=True):
-                master.copy_(tensors[f"master.{name}"])
-                weight.copy_(master)
-                state: dict[str, Any] = {}
-                for full, value in tensors.items():
-                    key, _, owner = full.partition(".")
-                    if owner == name and key != "master":
-                        state[key] = value.clone()
-                if state:
-                    places[id(master)].state[master] = state
+        states: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        for full, value in tensors.items():
+            key, _, owner = full.partition(".")
+            states[owner][key] = value
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(states[name]["master"])
+            for optimizer in self.optimizers:
+                if any(master is one for group in optimizer.param_groups for one in group["params"]):
+                    moments = {key: value.clone() for key, value in states[name].items() if key in MOMENTS}
+                    optimizer.state.pop(master, None)
+                    if moments:
+                        optimizer.state[master] = moments
+        self.write_back()
 
 
-def _belongs_to_muon(name: str, weight: Tensor) -> bool:
-    return weight.dim() == 2 and name.startswith("trunk.")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon call what they keep
+
+
+def _master(weight: nn.Parameter) -> nn.Parameter:
+    return weight if weight.dtype == torch.float32 else nn.Parameter(weight.detach().float())

@@ -5,17 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+import torch
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
-from athanor.data.packing.mixture import measured_mixture, mixture_table, open_batches
+from athanor.data.packing.batches import Batches
+from athanor.data.packing.mixed import MixedBatches
+from athanor.data.packing.mixture import document_ids, measured_mixture, mixture_table, open_batches
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.experts import loss_for
-from athanor.training.loop import LoopSettings, Objective, train, write_metrics
-from athanor.training.setup import DtypeName, prepare, save_model, summary, to_tensors
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import TokenBatch, next_token_loss, to_tensors
+from athanor.training.settings import LoopSettings
+from athanor.training.setup import DtypeName, prepare, save_model, summary, write_metrics
 
 
 class PretrainSettings(LoopSettings):
@@ -68,13 +73,16 @@ def pretrain(
     shards.verify()
     tokenizer = Tokenizer.load(parents["tokenizer"].file("tokenizer.json").parent)
     highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
-    model = prepare(LanguageModel(network(settings, highest)).initialise(settings.seed), settings.dtype)
+    model = LanguageModel(network(settings, highest)).initialise(settings.seed)
+    prepare(model, settings.dtype, settings)
     batches = open_batches(shards.path, settings.context, settings.rows, settings.seed, settings.steps)
     device = next(model.parameters()).device
+    sources = dict(enumerate(batches.names)) if isinstance(batches, MixedBatches) else None
     objective = Objective(
-        batch=lambda step: to_tensors(batches.batch(step), device),
-        loss=loss_for(model, settings.balance),
+        batch=lambda step, rank, world: read_batch(batches, step, rank, world, device),
+        loss=next_token_loss(model.config, settings.balance, settings.z_loss, sources),
         tokens=settings.rows * settings.context,
+        sources=lambda step: document_ids(shards.path, batches, step),
     )
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "pretraining")
@@ -86,3 +94,12 @@ def pretrain(
     if "sources" in mixture:
         progress.note(mixture_table(mixture["sources"], settings.steps * objective.tokens))
     return {"parameters": parameters, **summary(rows, objective, seconds), **mixture}
+
+
+def read_batch(batches: Batches | MixedBatches, step: int, rank: int, world: int, device: torch.device) -> TokenBatch:
+    """One share of a step on a device; of a mixture with the source of each position, so that losses are told apart."""
+    batch = batches.batch(step, rank, world)
+    tensors = to_tensors(batch, device)
+    if isinstance(batches, Batches):
+        return tensors
+    return tensors._replace(sources_BT=torch.from_numpy(batches.sources_of(batch.documents_BT)).to(device))

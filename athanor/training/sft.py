@@ -20,17 +20,11 @@ from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.loop import LoopSettings, Objective, train, write_metrics
-from athanor.training.setup import (
-    DTYPES,
-    DtypeName,
-    chat_generation,
-    next_token_loss,
-    prepare,
-    save_model,
-    summary,
-    to_tensors,
-)
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.settings import LoopSettings
+from athanor.training.setup import DTYPES, DtypeName, chat_generation, prepare, save_model, summary, write_metrics
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
@@ -60,16 +54,19 @@ def finetune(
     shards.verify()
     tokenizer = Tokenizer.load(base.path)
     template = require_template(open_template(tokenizer, stored_ends(base.path)))
-    model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype)
+    model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype, settings)
     check_vocabulary(tokenizer, model.config.vocabulary, base.path)
     context = model.config.max_positions
     packed = packed_conversations(parents["conversations"], template, context, settings.too_long, progress)
     batch = mixed_batches(settings, packed, shards.path, context)
     device = next(model.parameters()).device
     objective = Objective(
-        batch=lambda step: to_tensors(batch(step), device),
-        loss=next_token_loss,
+        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device),
+        loss=next_token_loss(model.config, z_loss=settings.z_loss),
         tokens=(settings.rows + settings.document_rows) * context,
+        sources=lambda step: [
+            f"conversation {number}" for number in packed.members(step, settings.rows, settings.seed)
+        ],
     )
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "fine-tuning")
@@ -109,19 +106,19 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
 
 def mixed_batches(
     settings: FinetuneSettings, packed: PackedConversations, shards: Path, context: int
-) -> Callable[[int], Batch]:
-    """Step to a batch of `rows` packed conversations and `document_rows` windows of documents; a pure function.
+) -> Callable[[int, int, int], Batch]:
+    """(step, rank, world) to a share of `rows` packed conversations and `document_rows` windows of documents.
 
     Of a mixture with a curriculum, documents are read in the shares of its last stage.
     """
     count = settings.document_rows
     documents = open_batches(shards, context, count, settings.seed) if count else None
 
-    def batch(step: int) -> Batch:
-        chats = packed.batch(step, settings.rows, settings.seed)
+    def batch(step: int, rank: int, world: int) -> Batch:
+        chats = packed.batch(step, settings.rows, settings.seed, rank, world)
         if documents is None:
             return chats
-        texts = documents.batch(step)
+        texts = documents.batch(step, rank, world)
         pairs = zip(_arrays(chats), _arrays(texts), strict=True)
         return Batch(*(np.concatenate(pair) for pair in pairs))
 

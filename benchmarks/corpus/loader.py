@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ from athanor.data.packing.pack import TokenWriter
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import Store
-from athanor.training.loop import LoopSettings
-from athanor.training.optimizer import MasterOptimizer
-from athanor.training.setup import next_token_loss, prepare, to_tensors
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.settings import LoopSettings
+from athanor.training.setup import prepare
 
 VOCABULARY = 4_096
 SHARES = {"web": 0.6, "links": 0.22, "books": 0.08, "more": 0.07, "wiki": 0.03}
@@ -93,42 +95,49 @@ def measure_loader(folders: dict[str, Path], context: int, rows: int, rounds: in
     return slowest
 
 
+class Ahead:
+    """The same batches, each made in a thread while the one before is learnt from."""
+
+    def __init__(self, batches: Any):
+        self.batches, self.pool = batches, ThreadPoolExecutor(1)
+        self.waiting: dict[int, Future[Batch]] = {}
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """The batch that was begun at the step before; the next one is begun."""
+        found = self.waiting.pop(step, None) or self.pool.submit(self.batches.batch, step, rank, world)
+        self.waiting[step + 1] = self.pool.submit(self.batches.batch, step + 1, rank, world)
+        return found.result()
+
+
 def measure_trainer(folder: Path, context: int, rows: int, rounds: int, steps: int) -> tuple[float, float]:
-    """Wall tokens per second of training steps, batches made between them and one ahead in a thread."""
+    """Tokens per second (wall clock) of training, batches made between the steps; and that with one read ahead."""
     config = TransformerConfig(
         width=128, layers=4, heads=4, hidden=384, max_positions=context, vocabulary=VOCABULARY, tied=True, norm_qk=True
     )
     dtype = str(fast_dtype(pick_device())).removeprefix("torch.")
-    model = prepare(LanguageModel(config).initialise(1), dtype)  # type: ignore[arg-type]
-    settings = LoopSettings(steps=1, rows=rows, learning_rate=0.001)
-    optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay)
-    batches, device = open_batches(folder, context, rows, 1, 100_000), next(model.parameters()).device
+    settings = LoopSettings(steps=steps, rows=rows, learning_rate=0.001, warmup=1)
+    model = prepare(LanguageModel(config).initialise(1), dtype, settings)  # type: ignore[arg-type]
+    plain, device = open_batches(folder, context, rows, 1, 100_000), next(model.parameters()).device
 
-    def learn(batch: Batch) -> None:
-        total, count = next_token_loss(model, to_tensors(batch, device))
-        total.backward()
-        optimizer.step(0.001, 1 / int(count), 1.0)
-
-    def plain(first: int) -> None:
-        for step in range(first, first + steps):
-            learn(batches.batch(step))
-
-    def ahead(first: int) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(batches.batch, first)
-            for step in range(first, first + steps):
-                batch, waiting = waiting.result(), pool.submit(batches.batch, step + 1)
-                learn(batch)
-
-    plain(0)
-    rates: dict[str, list[float]] = {"plain": [], "ahead": []}
-    for number in range(rounds):
-        for name, run in (("plain", plain), ("ahead", ahead)) if number % 2 else (("ahead", ahead), ("plain", plain)):
+    def run(batches: Any) -> float:
+        objective = Objective(
+            lambda step, rank, world: to_tensors(batches.batch(step, rank, world), device), next_token_loss(config),
+            rows * context,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as work:
             clock = time.perf_counter()
-            run(steps * (number + 1))
-            rates[name].append(steps * context * rows / (time.perf_counter() - clock))
-    ratio = statistics.median(a / b for a, b in zip(rates["ahead"], rates["plain"], strict=True))
-    return statistics.median(rates["plain"]), ratio
+            train(model, objective, settings, Path(work), SilentProgress(), "")
+            return steps * context * rows / (time.perf_counter() - clock)
+
+    run(plain)
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            pairs.append((run(plain), run(Ahead(plain))))
+        else:
+            ahead = run(Ahead(plain))
+            pairs.append((run(plain), ahead))
+    return statistics.median(one for one, _ in pairs), statistics.median(other / one for one, other in pairs)
 
 
 def main() -> None:

@@ -17,26 +17,17 @@ from athanor.data.copies.verdicts import item_key, read_verdicts
 from athanor.data.document import make_document
 from athanor.data.instruct.names import EXAM, TRAIN
 from athanor.data.instruct.skills import examination
-from athanor.data.packing.conversations import pack_conversations
 from athanor.data.shards import ShardWriter
 from athanor.evaluation.contamination import scores_by_part, split_by_contamination
 from athanor.evaluation.evaluate import EvaluateSettings, evaluate
 from athanor.evaluation.exam import Answer
 from athanor.evaluation.statistics import difference, share
-from athanor.models.config import TransformerConfig
-from athanor.models.language import LanguageModel
 from athanor.store.artifact import Artifact
-from athanor.tokens.chat import open_template
 from athanor.tokens.conversation import Conversation
-from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.loop import LoopSettings, Objective, train
-from athanor.training.setup import next_token_loss, save_model, to_tensors
 from tests.conftest import athanor
 from tests.data.cleaning.test_clean import story
 from tests.data.conftest import run_step  # noqa: F401 - a fixture
-
-CPU = torch.device("cpu")
-CONTEXT = 64
+from tests.taught import teach
 
 
 def test_newcombes_interval_has_its_published_values() -> None:
@@ -104,25 +95,6 @@ def leaky(exam: list[dict], run_step):  # type: ignore[no-untyped-def]  # noqa: 
     return run_step(corpus, None), run_step(conversations, None), leaked, said
 
 
-def taught(rows: list[dict], steps: int, folder: Path) -> None:
-    """A tiny model that has learnt these conversations by heart."""
-    texts = [turn["content"] for row in rows for turn in row["messages"]]
-    tokenizer = Tokenizer.train(texts, 420)
-    template = open_template(tokenizer)
-    assert template is not None
-    rendered = template.render_all(Conversation.from_row(row) for row in rows)
-    packed = pack_conversations([(one.ids, one.mask) for one in rendered], CONTEXT, "truncate")
-    config = TransformerConfig(
-        width=64, layers=2, heads=2, hidden=96, max_positions=CONTEXT, vocabulary=tokenizer.vocabulary, tied=True,
-        norm_qk=True,
-    )  # fmt: skip
-    model = LanguageModel(config).initialise(1)
-    settings = LoopSettings(steps=steps, rows=8, learning_rate=0.02, schedule="linear")
-    objective = Objective(lambda step: to_tensors(packed.batch(step, 8, 1), CPU), next_token_loss, 8 * CONTEXT)
-    train(model, objective, settings, folder / ".work", SilentProgress(), "")
-    save_model(model, tokenizer, folder)
-
-
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """A model this small is slower on two."""
@@ -156,7 +128,7 @@ def test_what_was_learnt_by_heart_scores_apart(one_core, leaky, exam, tmp_path: 
     assert len(dirty) <= len(leaked) + 4  # problems made of the same words are near as well
     for name, steps in (("before", 2), ("after", 100)):
         (tmp_path / name).mkdir()
-        taught(leaked, steps, tmp_path / name)
+        teach([Conversation.from_row(row) for row in leaked], tmp_path / name, steps)
     parents = {
         "before": Folder(tmp_path / "before"), "after": Folder(tmp_path / "after"), "corpus": searched,
         "conversations": conversations,

@@ -17,11 +17,14 @@ from athanor.data.packing.batches import Batches
 from athanor.data.packing.conversations import pack_conversations
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.training.loop import LoopSettings, Objective, train
-from athanor.training.setup import next_token_loss, to_tensors
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.settings import LoopSettings
 
 FOLDER = Path(__file__).parent
-TOLERANCE = {"adamw": 2e-3, "muon": 3e-2}  # nats; other processors sum in another order, and Muon iterates in bf16
+TOLERANCE = {"adamw": 5e-4, "muon": 1e-2}  # nats; other processors sum in another order, and Muon iterates in bf16
+RATE = {"adamw": 0.003, "muon": 0.01}  # with AdamW at 0.01 one processor was 0.1 nats away from another
 STEPS, ROWS, CONTEXT, VOCABULARY = 60, 4, 32, 64
 CPU = torch.device("cpu")
 
@@ -42,7 +45,7 @@ class Periodic:
 
 def pretraining() -> Callable:
     batches = Batches(Periodic(), CONTEXT, ROWS, seed=3)
-    return lambda step: to_tensors(batches.batch(step), CPU)
+    return lambda step, rank, world: to_tensors(batches.batch(step, rank, world), CPU)
 
 
 def fine_tuning() -> Callable:
@@ -53,7 +56,7 @@ def fine_tuning() -> Callable:
         ids = [3, *question, 1, 4, *question[::-1], 1]
         rendered.append((ids, [False] * (len(question) + 3) + [True] * (len(question) + 1)))
     packed = pack_conversations(rendered, CONTEXT)
-    return lambda step: to_tensors(packed.batch(step, ROWS, 3), CPU)
+    return lambda step, rank, world: to_tensors(packed.batch(step, ROWS, 3, rank, world), CPU)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -74,9 +77,9 @@ def test_the_loss_follows_its_golden_curve(name: str, make: Callable, optimizer:
         )
         model = LanguageModel(config).initialise(1)
         settings = LoopSettings(
-            steps=STEPS, rows=ROWS, learning_rate=0.01, optimizer=optimizer, schedule="linear", warmup=5
+            steps=STEPS, rows=ROWS, learning_rate=RATE[optimizer], optimizer=optimizer, schedule="linear", warmup=5
         )
-        objective = Objective(make(), next_token_loss, ROWS * CONTEXT)
+        objective = Objective(make(), next_token_loss(config), ROWS * CONTEXT)
         rows = train(model, objective, settings, tmp_path, SilentProgress(), name)
     finally:
         torch.set_num_threads(threads)

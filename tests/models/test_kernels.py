@@ -156,21 +156,25 @@ def test_mask_never_crosses_a_document():
 def test_loss(rows):
     targets = torch.randint(0, 50, (rows,))
     assert_equal(
-        lambda h, w: kernels.linear_cross_entropy(h, w, targets),
-        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets),
+        lambda h, w: kernels.linear_cross_entropy(h, w, targets)[0],
+        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets)[0],
         torch.randn(rows, 16), torch.randn(50, 16),
     )  # fmt: skip
 
 
 def test_loss_without_gradients():
     hidden, weight, targets = torch.randn(700, 16), torch.randn(50, 16), torch.randint(0, 50, (700,))
-    expected = kernels.plain_linear_cross_entropy(hidden, weight, targets)
-    assert torch.allclose(kernels.linear_cross_entropy(hidden, weight, targets), expected, rtol=1e-6)
+    total, loss = kernels.plain_linear_cross_entropy(hidden, weight, targets, 0.01)
+    found, losses = kernels.linear_cross_entropy(hidden, weight, targets, 0.01)
+    assert torch.allclose(found, total, rtol=1e-6) and torch.allclose(losses, loss, rtol=1e-6)
+    trained, each = kernels.linear_cross_entropy(hidden.requires_grad_(), weight, targets, 0.01)
+    assert torch.allclose(trained, total, rtol=1e-6) and torch.allclose(each, loss, rtol=1e-5, atol=1e-6)
+    assert not each.requires_grad
 
 
 def test_loss_of_impossible_token_is_finite():
     hidden = torch.tensor([[1000.0, 0.0]], requires_grad=True)
-    loss = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
+    loss, _ = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
     loss.backward()
     assert loss.isfinite() and hidden.grad.tolist() == [[1.0, -1.0]]
 

@@ -144,6 +144,8 @@ def test_the_realised_mixture_has_the_weights_and_its_epochs_are_told(made) -> N
     for name, weight in (("raw", 0.6), ("curated", 0.4)):
         assert abs(found[name]["share"] - weight) <= 0.01
         assert found[name]["epochs"] == pytest.approx(60 * 8 * 64 * weight / found[name]["size"], rel=0.03)
+    rows = list(read_records(model.file("metrics.jsonl")))
+    assert set(rows[0]["parts"]) == {"raw", "curated"}  # the loss of each source by itself
     assert found["curated"]["size"] == made[0]["pack_curated"].measurements["tokens"]
     assert "epochs in 30.7 k tokens" in made[1]["told"] and "60.00 %" in made[1]["told"]
     settings = model.record["settings"]

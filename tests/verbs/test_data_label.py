@@ -9,17 +9,10 @@ import pytest
 import torch
 
 from athanor.base.errors import AthanorError
-from athanor.base.progress import SilentProgress
-from athanor.data.packing.conversations import pack_conversations
 from athanor.inference.labeller import ModelLabeller
 from athanor.inference.runtime import Runtime, open_model
-from athanor.models.config import TransformerConfig
-from athanor.models.language import LanguageModel
-from athanor.tokens.chat import open_template
 from athanor.tokens.conversation import Conversation, Turn
-from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.loop import LoopSettings, Objective, train
-from athanor.training.setup import next_token_loss, save_model, to_tensors
+from tests.taught import teach
 from tests.verbs.conftest import Verb
 
 GOOD, BAD = "lovely fine warm bright kind sweet".split(), "awful grim cold dull rude bitter".split()
@@ -53,19 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text, label = review(number)
         order = LABELS if number % 2 else LABELS[::-1]
         told.append(Conversation.of(("user", question(text, order)), ("assistant", label)))
-    tokenizer = Tokenizer.train([turn.content for one in told for turn in one.turns], 320)
-    template = open_template(tokenizer)
-    packed = pack_conversations([(one.ids, one.mask) for one in template.render_all(told)], CONTEXT)
-    config = TransformerConfig(
-        width=48, layers=2, heads=2, hidden=64, max_positions=CONTEXT, vocabulary=tokenizer.vocabulary, tied=True,
-        norm_qk=True,
-    )  # fmt: skip
-    network = LanguageModel(config).initialise(1)
-    settings = LoopSettings(steps=160, rows=16, learning_rate=0.01, schedule="linear")
-    cpu = torch.device("cpu")
-    objective = Objective(lambda step: to_tensors(packed.batch(step, 16, 1), cpu), next_token_loss, 16 * CONTEXT)
-    train(network, objective, settings, folder / ".work", SilentProgress(), "")
-    save_model(network, tokenizer, folder)
+    teach(told, folder, steps=260, context=CONTEXT, vocabulary=320, rate=0.01)
     return folder
 
 

@@ -174,6 +174,20 @@ class Batches:
         numbers = self.order.at(step, rank, world)
         return self._stack([self.window(int(number)) for number in numbers])
 
+    def documents_of(self, step: int) -> list[int]:
+        """Numbers of the documents that a step reads, in the order of its rows."""
+        return self.documents_in(self.order.at(step))
+
+    def documents_in(self, windows: Numbers) -> list[int]:
+        """Numbers of the documents that these windows hold, each once, in their order."""
+        found: dict[int, None] = {}
+        for number in windows:
+            first = int(number) * self.context
+            ends = [first, min(first + self.context, self.tokens.tokens) - 1]
+            one, other = np.searchsorted(self.tokens.starts_D, ends, side="right") - 1
+            found |= dict.fromkeys(range(int(one), int(other) + 1))
+        return list(found)
+
     def in_order(self, start: int, stop: int) -> Batch:
         """Windows `start` to `stop` in the corpus's own order, for evaluation."""
         return self._stack([self.window(number) for number in range(start, min(stop, self.windows))])

@@ -40,6 +40,12 @@ class PackedConversations:
         chosen = Rows(len(self.ids_RT), rows, seed).at(step, rank, world)
         return Batch(self.ids_RT[chosen], self.targets_RT[chosen], self.documents_RT[chosen])
 
+    def members(self, step: int, rows: int, seed: int = 0) -> list[int]:
+        """Numbers of the conversations that a step reads, in the order of its rows."""
+        read_BT = self.documents_RT[Rows(len(self.ids_RT), rows, seed).at(step)]
+        numbers = dict.fromkeys(read_BT[read_BT < self.conversations].tolist())
+        return list(numbers)
+
     def steps_per_epoch(self, rows: int) -> int:
         """Steps after which every conversation was seen once."""
         return -(-len(self.ids_RT) // rows)

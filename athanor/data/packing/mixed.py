@@ -7,11 +7,19 @@ Shapes: B rows of one rank, T = context, S sources, D documents.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from athanor.data.packing.batches import Batch, Batches, Numbers, TokenSource, share_of
 from athanor.data.packing.interleave import Interleaving, Phase, Shares
+
+
+class NamedSource(TokenSource, Protocol):
+    """A packed corpus with the table of its documents."""
+
+    def document_row(self, number: int) -> dict[str, Any]:
+        """The table's row of a document."""
 
 
 class Selection:
@@ -21,7 +29,7 @@ class Selection:
         parts: corpora, each with the numbers of the documents taken from it, in ascending order.
     """
 
-    def __init__(self, parts: Sequence[tuple[TokenSource, Numbers]]):
+    def __init__(self, parts: Sequence[tuple[NamedSource, Numbers]]):
         lengths, runs = [np.zeros(0, dtype=np.int64)], []
         for tokens, documents in parts:
             if not len(documents):
@@ -33,7 +41,7 @@ class Selection:
                 runs.append((tokens, int(starts_D[documents[begin]]), int(starts_D[documents[end - 1] + 1])))
         self.starts_D = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
         self.tokens = int(self.starts_D[-1])
-        self._runs = runs
+        self._parts, self._runs = parts, runs
         self._ends = np.cumsum([stop - start for _, start, stop in runs], dtype=np.int64)
 
     def read(self, start: int, stop: int) -> Numbers:
@@ -47,6 +55,14 @@ class Selection:
             start += len(pieces[-1])
             number += 1
         return np.concatenate(pieces)
+
+    def document_row(self, number: int) -> dict[str, Any]:
+        """The table's row of a document."""
+        for tokens, documents in self._parts:
+            if number < len(documents):
+                return tokens.document_row(int(documents[number]))
+            number -= len(documents)
+        raise IndexError(number)
 
 
 class MixedBatches:
@@ -96,6 +112,20 @@ class MixedBatches:
                 ids, targets, documents = part.window(number)
                 windows[place] = ids, targets, documents + self._documents[source]
         return Batch(*(np.stack(part) for part in zip(*windows, strict=True)))
+
+    def sources_of(self, documents_BT: Numbers) -> Numbers:
+        """sources_BT: the number of the source (its place in `names`) that each position comes from."""
+        return np.searchsorted(self._documents, documents_BT, side="right") - 1
+
+    def documents_of(self, step: int) -> list[tuple[str, int]]:
+        """(source, number) of the documents that a step reads."""
+        sources_B, numbers_B = self.dealt.at(share_of(step, self.rows, 0, 1))
+        found = []
+        for source in np.unique(sources_B).tolist():
+            part = self.parts[source]
+            windows = part.order.numbers(numbers_B[sources_B == source])
+            found += [(self.names[source], document) for document in part.documents_in(windows)]
+        return found
 
     def tokens_read(self, steps: int) -> dict[str, int]:
         """Tokens of each source read in so many steps, padding left out."""

@@ -19,8 +19,8 @@ from athanor.base.records import read_records
 from athanor.base.settings import Settings, nearest
 from athanor.base.tables import quantity, text_table
 from athanor.base.words import say
-from athanor.data.packing.batches import Batches, TokenSource
-from athanor.data.packing.mixed import MixedBatches, Selection
+from athanor.data.packing.batches import Batches
+from athanor.data.packing.mixed import MixedBatches, NamedSource, Selection
 from athanor.data.packing.pack import TokenFiles
 from athanor.store.artifact import Artifact, several
 
@@ -139,12 +139,12 @@ def _write_languages(folder: Path) -> None:
     write_json(folder / "languages.json", sorted(numbers))
 
 
-def open_sources(folder: Path, by: str) -> dict[str, TokenSource]:
+def open_sources(folder: Path, by: str) -> dict[str, NamedSource]:
     """What a mixture's shares are of: its packed corpora, or the documents of each language in them."""
     files = {path.parent.name: TokenFiles(path.parent) for path in sorted(folder.glob("*/train-starts.npy"))}
     if by == "source":
         return dict(files)
-    parts: dict[str, list[tuple[TokenSource, Any]]] = {}
+    parts: dict[str, list[tuple[NamedSource, Any]]] = {}
     for name, tokens in files.items():
         for place, code in enumerate(read_json(folder / name / "languages.json")):
             parts.setdefault(code, []).append((tokens, np.load(folder / name / f"language-{place:03d}.npy")))
@@ -164,6 +164,15 @@ def open_batches(folder: Path, context: int, rows: int, seed: int, steps: int | 
     sources = open_sources(folder, plan["by"])
     read = {name: source for name, source in sources.items() if any(weights[name] for _, weights in stages)}
     return MixedBatches(read, stages, context, rows, seed, steps)
+
+
+def document_ids(folder: Path, batches: Batches | MixedBatches, step: int) -> list[str]:
+    """Ids of the documents that a step of `open_batches` reads; of a mixture with the source before each."""
+    if isinstance(batches, Batches):
+        tokens = TokenFiles(folder)
+        return [tokens.document_row(number)["id"] for number in batches.documents_of(step)]
+    sources = open_sources(folder, read_json(folder / MIXTURE)["by"])
+    return [f"{name}: {sources[name].document_row(number)['id']}" for name, number in batches.documents_of(step)]
 
 
 # ------------------------------------------------------------------------------------------------------------- weights

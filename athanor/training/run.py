@@ -1,0 +1,130 @@
+"""The parts of one training run, and how it is saved, resumed and taken back."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from athanor.base.progress import Progress
+from athanor.training.average import Average
+from athanor.training.checkpoint import Checkpoints, Found
+from athanor.training.engines.engine import Engine
+from athanor.training.guard import Guard
+from athanor.training.history import METRICS, History, Row
+from athanor.training.objective import Objective, Scored
+from athanor.training.optimizer import MasterOptimizer
+from athanor.training.settings import LoopSettings
+
+
+class Run:
+    """Everything that changes while a model learns.
+
+    Attributes:
+        step: the next one.
+        saved: when the last checkpoint was written.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        settings: LoopSettings,
+        work: Path,
+        progress: Progress,
+        engine: Engine,
+    ):
+        self.objective, self.settings, self.work = objective, settings, work
+        self.progress, self.engine, self.model = progress, engine, model
+        self.module = engine.wrap(Scored(model, objective.loss))
+        self.optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay)
+        names, masters = self.optimizer.names, self.optimizer.masters
+        self.average = None if settings.average is None else Average(names, masters, settings.average)
+        self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
+        self.guard = Guard(settings.on_spike)
+        self.history = History(work / METRICS if engine.first else None)
+        self.step, self.saved = 0, time.monotonic()
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        tensors = dict(self.optimizer.tensors())
+        if self.average is not None:
+            tensors |= dict(self.average.tensors())
+        best = self.settings.keep_best and bool(self.history.rows) and self.best()
+        self.checkpoints.save(self.step, tensors, {"guard": self.guard.state()}, self.history.lines(), best)
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the newest whole checkpoint; with none, write the first, so that there is one to go back to."""
+        if not self._load():
+            self.history.restore("")
+            self.save()
+        elif self.step:
+            self.progress.note(f"  going on at step {self.step} of {self.settings.steps}")
+
+    def rewind(self) -> None:
+        """Go back to before the steps that led to trouble, and remember to leave them out."""
+        guard, trouble = self.guard, self.step
+        first = min(guard.events[-1]["avoided"])
+        assert self._load(before=first), "a checkpoint from before the trouble is kept"
+        self.guard = guard
+        self.progress.done -= (trouble - 1 - self.step) * self.objective.tokens
+        self.progress.note(f"  step {trouble - 1} went wrong: back at step {self.step}; the batch is left out")
+        self.save()
+
+    def watching(self) -> bool:
+        """Whether held-out data is looked at after the step that was just taken."""
+        every = self.settings.watch_every
+        last = self.step == self.settings.steps
+        return every is not None and self.objective.watch is not None and (last or self.step % every == 0)
+
+    def watch(self) -> dict[str, float]:
+        """Figures on held-out data, of the averaged weights where there are some."""
+        assert self.objective.watch is not None
+        weights = self.optimizer.weights
+        kept = [] if self.average is None else [weight.detach().clone() for weight in weights]
+        if self.average is not None:
+            self.average.put_into(weights)
+        self.model.eval()
+        with torch.no_grad():
+            figures = dict(self.objective.watch(self.model))
+            for weight, value in zip(weights, kept, strict=False):
+                weight.copy_(value)
+        self.model.train()
+        return figures
+
+    def best(self) -> bool:
+        """Whether the newest row's first watched figure is the lowest so far."""
+        figures = [next(iter(row["watched"].values())) for row in self.history.rows if "watched" in row]
+        return "watched" in self.history.rows[-1] and figures[-1] == min(figures)
+
+    def finish(self) -> list[Row]:
+        """The rows; the model holds the averaged weights where they were asked for."""
+        rows = self.history.rows
+        if self.settings.keep_best and not self.best():
+            best = self.checkpoints.best()
+            if best is None:
+                self.progress.note("  the best checkpoint is damaged: these are the last weights")
+            else:
+                self._take(best)
+                self.progress.note(f"  held-out data was foretold best after {best.step} steps: these are its weights")
+        if self.average is not None:
+            self.average.put_into(self.optimizer.weights)
+        return rows
+
+    def _load(self, before: int | None = None) -> bool:
+        found = self.checkpoints.load(before)
+        for complaint in self.checkpoints.complaints:
+            self.progress.note(f"  {complaint}")
+        if found is None:
+            return False
+        self._take(found)
+        self.step = found.step
+        self.guard = Guard(self.settings.on_spike, found.state["guard"])
+        self.history.restore(found.lines)
+        return True
+
+    def _take(self, found: Found) -> None:
+        self.optimizer.load(found.tensors)
+        if self.average is not None:
+            self.average.load(found.tensors)

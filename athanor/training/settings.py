@@ -1,0 +1,51 @@
+"""What every training run sets: length, optimiser, schedule, techniques, what happens when something goes wrong."""
+
+from typing import Literal
+
+import pydantic
+
+from athanor.base.settings import Settings
+from athanor.training.optimizer import OptimizerName
+from athanor.training.schedule import Shape
+
+
+class LoopSettings(Settings):
+    """Settings of the loop; each technique is one of them and can be left out."""
+
+    steps: int = pydantic.Field(ge=1)
+    """Optimiser steps."""
+    rows: int = pydantic.Field(ge=1)
+    """Rows of `context` tokens in one step, over all processes together."""
+    accumulate: int = pydantic.Field(default=1, ge=1)
+    """Pieces a step's rows are computed in, one after the other: less memory, the same update."""
+    learning_rate: float = pydantic.Field(gt=0, lt=1)
+    """Peak learning rate."""
+    optimizer: OptimizerName = "muon"
+    schedule: Shape = "cosine"
+    warmup: int = pydantic.Field(default=20, ge=0)
+    """Steps over which the learning rate rises from zero."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = pydantic.Field(default=0.1, ge=0)
+    clip: float | None = pydantic.Field(default=1.0, gt=0)
+    """Largest norm of the gradient; unset: no limit."""
+    average: float | None = pydantic.Field(default=None, gt=0, lt=1)
+    """Keep an exponential moving average of the weights with this decay, and end with it; unset: the last weights."""
+    z_loss: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Adds this times the squared logarithm of the softmax's sum (PaLM: 1e-4): keeps scores from drifting."""
+    neftune: float = pydantic.Field(default=0.0, ge=0)
+    """Noise added to embeddings while training, alpha of NEFTune (5 to 15 for instruction data); 0: none."""
+    recompute: bool = False
+    """Keep only what enters each layer and compute the rest again for the gradient: less memory, a third more work."""
+    compile: bool = False
+    """Let torch.compile fuse the layers; needs a C++ compiler on the machine."""
+    on_spike: Literal["note", "rewind"] = "note"
+    """When the loss jumps by 6 standard deviations: say so, or go back to a checkpoint and leave the batch out."""
+    watch_every: int | None = pydantic.Field(default=None, ge=1)
+    """Steps between two looks at held-out data; unset: none."""
+    keep_best: bool = False
+    """End with the weights that did best on held-out data, not with the last ones; needs watch_every."""
+    checkpoint_seconds: float = pydantic.Field(default=15.0, ge=0)
+    """Time between two checkpoints for resuming; changes no result."""
+    keep_checkpoints: int = pydantic.Field(default=2, ge=1)
+    """Newest checkpoints kept for resuming."""
+    seed: int = pydantic.Field(default=1, ge=0)

@@ -1,0 +1,57 @@
+"""Techniques that change how a model computes while it learns, each switched on by one setting."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from athanor.base.errors import AthanorError
+from athanor.training.settings import LoopSettings
+
+
+def apply_techniques(model: nn.Module, settings: LoopSettings) -> nn.Module:
+    """Switch on what the settings ask for; returns the same model."""
+    if settings.recompute:
+        for trunk in trunks(model, "recompute"):
+            trunk.recompute = True
+    if settings.neftune:
+        add_noise(model, settings.neftune)
+    if settings.compile:
+        for trunk in trunks(model, "compile"):
+            for block in trunk.blocks:
+                block.compile()
+    return model
+
+
+def trunks(model: nn.Module, setting: str) -> list[Any]:
+    """The trunks of a network.
+
+    Raises:
+        AthanorError: it has none.
+    """
+    from athanor.models.transformer import Transformer
+
+    found = [module for module in model.modules() if isinstance(module, Transformer)]
+    if not found:
+        raise AthanorError(f"{setting}=true works on Transformers; {type(model).__name__} is none", fix="leave it out")
+    return found
+
+
+def add_noise(model: nn.Module, alpha: float) -> None:
+    """Add uniform noise to embeddings in training: alpha / sqrt(T D) U(-1, 1) (NEFTune, Jain et al. 2023, equation 1).
+
+    Raises:
+        AthanorError: the model has no token embedding.
+    """
+    tokens = getattr(model, "tokens", None)
+    if not isinstance(tokens, nn.Embedding):
+        raise AthanorError(f"neftune={alpha}: {type(model).__name__} has no token embedding", fix="leave it out")
+
+    def noisy(module: nn.Module, given: Any, x_BTD: Tensor) -> Tensor:
+        if not model.training or not torch.is_grad_enabled():
+            return x_BTD
+        size = alpha / math.sqrt(x_BTD.shape[-2] * x_BTD.shape[-1])
+        return x_BTD + torch.empty_like(x_BTD).uniform_(-size, size)
+
+    tokens.register_forward_hook(noisy)
