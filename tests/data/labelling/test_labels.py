@@ -139,9 +139,22 @@ def test_a_review_goes_on_in_rounds(texts: Path, tmp_path: Path) -> None:
     assert any(one.label == NONE for one in read_queue(tmp_path / "two" / "review.jsonl").earlier)
 
 
+def test_a_spot_check_overrules_a_sure_machine(texts: Path, tmp_path: Path) -> None:
+    label(texts, tmp_path / "out", threshold=0.8, spot_checks=0.1)
+    queue = tmp_path / "out" / "review.jsonl"
+    checks = [row["number"] for row in rows(queue) if row["why"] == "spot check"]
+    edit(queue, lambda row: row.update(accept=False) if row["number"] in checks else None)
+    merge(queue, tmp_path / "merged")
+    left = {row["number"] for row in rows(tmp_path / "merged" / "labelled.jsonl")}
+    assert not left & set(checks)
+    assert left | set(checks) == {row["number"] for row in rows(tmp_path / "out" / "labelled.jsonl")}
+
+
 def test_votes_are_pooled() -> None:
     one = decide([("a", 0.9), ("a", 0.6), ("b", 0.99)], ("a", "b", "c"))
     assert one.label == "a" and one.confidence == pytest.approx((0.9 + 0.6 + 0.005) / 3)
+    few = decide([("a", 0.4), ("a", 0.4), ("b", 1.0)], ("a", "b"))  # the majority counts, not one who is sure
+    assert few.label == "a" and few.confidence == pytest.approx(0.8 / 3)
     tie = decide([("a", 0.6), ("b", 0.9)], ("a", "b"))
     assert tie.label == "b" and tie.confidence == pytest.approx(0.65)
     assert decide([("b", 0.8)], ("a", "b")).confidence == 0.8

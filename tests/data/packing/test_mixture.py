@@ -20,6 +20,7 @@ from athanor.data.packing.mixed import MixedBatches, Selection
 from athanor.data.packing.mixture import (
     MIXTURE,
     MixSettings,
+    document_ids,
     measured_mixture,
     mix_sources,
     mixture_table,
@@ -221,6 +222,10 @@ def test_a_curriculum_changes_the_shares_at_its_step(three):
     for read, weights_ in ((first, STAGES[0][1]), (later, STAGES[1][1])):
         for name, count in read.items():
             assert count / sum(read.values()) == pytest.approx(weights_[name] / 10, abs=0.01)
+    heavy = [(0.25, {"web": 1, "books": 0, "wiki": 0}), (1.0, {"web": 0, "books": 1, "wiki": 1})]
+    sharp = MixedBatches(three, heavy, 32, 8, seed=5, steps=400)
+    assert set(sharp.documents_of(99)) <= {("web", number) for number in range(24)}
+    assert not any(name == "web" for name, _ in sharp.documents_of(100))
     ending = MixedBatches(three, STAGES, 32, 8, seed=5)  # no number of steps: the last stage throughout
     read = ending.tokens_read(100)
     assert read["books"] / sum(read.values()) == pytest.approx(0.4, abs=0.01)
@@ -239,6 +244,24 @@ def test_steps_of_a_document_are_the_steps_whose_batches_hold_it(three):
             assert batches.steps_of(name, document, 90) == expected, (name, document)
     wanted = {100_000 + 940 + 5, 100_000 + 940 + 6}
     assert batches.steps_of("books", 2, 90, 5, 7) == [step for step, ids in held.items() if ids & wanted]
+
+
+def test_a_step_names_its_sources_and_documents(three):
+    batches = MixedBatches(three, STAGES, 32, 8, seed=5, steps=400)
+    for step in (0, 3, 200):
+        batch = batches.batch(step)
+        sources_BT = batches.sources_of(batch.documents_BT)
+        places = {"web": 0, "books": 1, "wiki": 2}
+        for ids, sources in zip(batch.ids_BT, sources_BT, strict=True):
+            (source,) = set(sources.tolist())  # also where the row is padded
+            assert places[batches.names[source]] == ids[0] // 100_000
+        read = set()
+        for ids, source in zip(batch.ids_BT, sources_BT[:, 0].tolist(), strict=True):
+            corpus = three[batches.names[source]]
+            there = ids[ids >= corpus.first] - corpus.first if corpus.first else ids[: 1 + int(np.flatnonzero(ids)[-1])]
+            numbers = np.searchsorted(corpus.starts_D, there, side="right") - 1
+            read |= {(batches.names[source], int(number)) for number in numbers}
+        assert set(batches.documents_of(step)) == read
 
 
 @settings(max_examples=40, deadline=None)
@@ -319,7 +342,8 @@ def packed(run_step: RunStep):
                 writer.close()
                 starts = np.cumsum([0, *(length for length, _ in documents)]).astype(np.int64)
                 np.save(folder / f"{split}-starts.npy", starts)
-                write_records(folder / f"{split}-documents.jsonl.zst", ({"language": code} for _, code in documents))
+                table = ({"id": f"{first}/{n}", "language": code} for n, (_, code) in enumerate(documents))
+                write_records(folder / f"{split}-documents.jsonl.zst", table)
             return {"tokens": int(starts[-1])}
 
         return run_step(fill, None)
@@ -340,6 +364,11 @@ def test_sources_are_linked_not_copied_and_read_in_their_shares(packed, run_step
     batches = open_batches(made.path, 16, 8, seed=1, steps=100)
     rows = np.concatenate([batches.batch(step).ids_BT[:, 0] for step in range(100)])
     assert (rows >= 10**6).mean() == pytest.approx(0.25, abs=0.01)
+    expected = {f"{name}: {number // 10**6 * 10**6}/" for name, number in (("web", 0), ("books", 10**6))}
+    named = {name for step in range(9) for name in document_ids(made.path, batches, step)}
+    assert {name.rpartition("/")[0] + "/" for name in named} == expected
+    plain = open_batches(web.path, 16, 8, seed=1)
+    assert document_ids(web.path, plain, 0) == [f"0/{number}" for number in plain.documents_of(0)]
     made.verify()
 
 
@@ -359,6 +388,8 @@ def test_languages_are_mixed_whatever_their_source(packed, run_step: RunStep):
     inside = np.isin(rows, list(chinese))
     assert (inside | (rows == 0)).all(axis=1)[inside[:, 0]].all()  # a window holds one language, and padding
     assert inside[:, 0].mean() == pytest.approx(tempered(sizes, 0.3)["zh"], abs=0.02)
+    named = {name for step in range(300) for name in document_ids(made.path, batches, step) if name.startswith("zh")}
+    assert named == {"zh: 0/1", "zh: 0/3", "zh: 1000000/0"}
     assert set(rows[inside].tolist()) == chinese
 
 
