@@ -88,17 +88,21 @@ class Attention(nn.Module):
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
         if places.rope is not None:
             q_BTNH, k_BTKH = turn(q_BTNH, places.rope, c), turn(k_BTKH, places.rope, c)
+        y_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, places, cache)
+        return self.out(y_BTNH.reshape(batch, length, -1))
+
+    def attend(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, places: Places, cache: Cache | None) -> Tensor:
+        """Weighted values for every query, (B, T, N, H)."""
         mask = places.window if self.windowed else places.mask
         assert mask is not None
+        c = self.config
         if isinstance(mask, kernels.Mask) and places.bias_BNTS is None:
-            y_BTNH = kernels.self_attention(q_BTNH, k_BTKH, v_BTKH, mask, c.score_scale)
-        else:
-            k_BKSH, v_BKSH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
-            if cache is not None:
-                k_BKSH, v_BKSH = cache.append(self.layer, k_BKSH, v_BKSH)
-            allowed = mask.allowed_BTS if isinstance(mask, kernels.Mask) else mask
-            y_BTNH = kernels.masked_attention(q_BTNH, k_BKSH, v_BKSH, allowed, c.score_scale, places.bias_BNTS)
-        return self.out(y_BTNH.reshape(batch, length, -1))
+            return kernels.self_attention(q_BTNH, k_BTKH, v_BTKH, mask, c.score_scale)
+        k_BKSH, v_BKSH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
+        if cache is not None:
+            k_BKSH, v_BKSH = cache.append(self.layer, k_BKSH, v_BKSH)
+        allowed = mask.allowed_BTS if isinstance(mask, kernels.Mask) else mask
+        return kernels.masked_attention(q_BTNH, k_BKSH, v_BKSH, allowed, c.score_scale, places.bias_BNTS)
 
 
 def turn(x_BTNH: Tensor, angles: Angles, config: TransformerConfig) -> Tensor:

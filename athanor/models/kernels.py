@@ -21,7 +21,9 @@ CHUNK_ROWS = 512  # rows of logits at a time: few enough to stay in a cache, eno
 
 
 def trains_on_cpu(*inputs: Tensor) -> bool:
-    """Whether a gradient of these CPU tensors will be asked for."""
+    """Whether a gradient of these CPU tensors will be asked for; a compiler does better with the plain formulas."""
+    if torch.compiler.is_compiling():
+        return False
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs) and inputs[0].device.type == "cpu"
 
 

@@ -1,6 +1,8 @@
 """Techniques that change how a model computes while it learns, each switched on by one setting."""
 
 import math
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -19,9 +21,20 @@ def apply_techniques(model: nn.Module, settings: LoopSettings) -> nn.Module:
         add_noise(model, settings.neftune)
     if settings.compile:
         for trunk in trunks(model, "compile"):
-            for block in trunk.blocks:
-                block.compile()
+            compile_blocks(trunk)
     return model
+
+
+def compile_blocks(trunk: nn.Module) -> None:
+    """Let torch.compile fuse what stands between the products of every block; attention keeps its own kernel."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise AthanorError(
+            "compile=true needs a C++ compiler, and none is here",
+            fix="install g++ (Debian: apt install g++), or leave compile out",
+        )
+    for block in trunk.blocks:
+        block.attention.attend = torch.compiler.disable(block.attention.attend)
+        block.compile()
 
 
 def trunks(model: nn.Module, setting: str) -> list[Any]:
