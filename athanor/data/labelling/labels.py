@@ -100,7 +100,7 @@ def label_files(
 
     Raises:
         AthanorError: a row has no text, or a field of a name that is written here; a labeller answers nonsense.
-    """  # fmt: skip
+    """
     made_of = {"files": [hash_file(path) for path in files], "about": about, "labels": settings.labels}
     total = sum(1 for _ in rows_of(files))
     votes = _Journal(journal, hash_json(made_of))
@@ -134,9 +134,12 @@ def rows_of(files: Sequence[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _vote(
-    waiting: Sequence[tuple[int, str]], labellers: Sequence[Labeller], labels: Sequence[str], votes: "_Journal",
+    waiting: Sequence[tuple[int, str]],
+    labellers: Sequence[Labeller],
+    labels: Sequence[str],
+    votes: "_Journal",
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     texts = [text for _, text in waiting]
     every = [list(labeller(texts)) for labeller in labellers]
     for given in every:

@@ -96,11 +96,6 @@ class MixedBatches:
         shares_S = np.array([weights[name] for name in self.names]) / np.array(filled)
         return shares_S / shares_S.sum()
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sources together."""
-        return sum(part.tokens.tokens for part in self.parts)
-
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of `rank` at `step`; documents of different sources have different numbers."""
         rows_B = share_of(step, self.rows, rank, world)
