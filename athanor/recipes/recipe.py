@@ -132,6 +132,8 @@ def _apply(rows: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text  # a path such as `C:\x: y` is text, not YAML
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        value = text  # so is `python:`
     step, dot, key = name.partition(".")
     if not dot and step in ("scale", "seed"):
         rows[step] = value

@@ -88,3 +88,15 @@ def test_parents_in_a_circle_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(AthanorError, match="a: from corpus: 'b' is not an earlier step"):
         load_recipe(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.path=python:", "python:"), ("data.path=a: b", "a: b"), ("data.path='{x}'", "{x}"), ("data.path=", ""),
+        ("data.max_bytes=1000", 1000), ("data.text_field=null", None), ("data.more={a: 1}", {"a": 1}),
+    ],
+)  # fmt: skip
+def test_what_the_command_line_sets_is_text_unless_it_is_plainly_more(override: str, value: object) -> None:
+    key = override.partition("=")[0].partition(".")[2]
+    assert load_recipe("quickstart", [override]).steps[0].settings[key] == value
