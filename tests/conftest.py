@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import athanor as _before_torch  # noqa: F401 - OpenMP's threads must be told to sleep before any test loads torch
+
 ROOT = Path(__file__).parent.parent
 # Real data sets, absent on most machines: tests that read them skip and say so.
 REAL_DATA = Path(os.environ.get("ATHANOR_TEST_DATA") or ROOT.parent / "shared" / "data")

@@ -108,11 +108,11 @@ def quicken_float32() -> bool:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(2, 256, 256, generator=generator)
     exact = left.double() @ right.double()
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before, products.fp32_precision = products.fp32_precision, "bf16"
     error = float(((left @ right).double() - exact).abs().max() / exact.abs().max())
     if error > FLOAT32_ERROR:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        products.fp32_precision = before
     return error <= FLOAT32_ERROR
 
 

@@ -75,6 +75,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name, without its bytes being stored twice where the disk can do that."""
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
+
+
 def explain_disk_error(problem: OSError, path: Path) -> Exception:
     """Turn 'no space', 'read-only' and 'no permission' into what the user can do; other errors stay as they are."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -10,9 +10,10 @@ from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records, write_records
 from athanor.base.settings import Settings
-from athanor.data.instruct.exercises import EXAM
+from athanor.data.instruct.names import EXAM
 from athanor.data.shards import read_shards
 from athanor.evaluation.bits import bits_per_byte, lzma_bits_per_byte
+from athanor.evaluation.contamination import clean_and_dirty, verdicts_on_items
 from athanor.evaluation.exam import Answer, accuracy, examine, passed
 from athanor.evaluation.statistics import Estimate
 from athanor.evaluation.subject import LocalSubject
@@ -36,17 +37,22 @@ class EvaluateSettings(Settings):
 def evaluate(
     settings: EvaluateSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write results.json (every figure with its interval) and answers.jsonl (every answer of both models)."""
+    """Write results.json (every figure with its interval) and answers.jsonl (every answer of both models).
+
+    Where the corpus was searched for the problems, or `parents["contamination"]` was, the scores of clean and dirty
+    problems stand apart in `contamination`.
+    """
     texts = heldout_texts(parents["corpus"], settings.heldout_bytes)
     rows = exam_rows(parents["conversations"], settings.exam)
     bits: dict[str, Any] = {"lzma": lzma_bits_per_byte(texts), "bytes": sum(len(text.encode()) for text in texts)}
     skills: dict[str, Any] = {}
     answers: list[dict[str, Any]] = []
     measured: dict[str, Any] = {"lzma_bits_per_byte": round(bits["lzma"], 4)}
+    answered: dict[str, list[Answer]] = {}
     for role in ("before", "after"):
         subject = LocalSubject(parents[role].path)
         bits[role] = _score(subject, texts, progress, role).as_row()
-        given = _examine(subject, rows, progress, role)
+        given = answered[role] = _examine(subject, rows, progress, role)
         table = accuracy(given)
         skills[role] = {lang: {name: e.as_row() for name, e in part.items()} for lang, part in table.items()}
         answers += [{"model": role, **answer.as_row()} for answer in given]
@@ -57,8 +63,18 @@ def evaluate(
         if role == "before":
             continuations = continue_texts(subject, texts)
     write_records(folder / "answers.jsonl", answers)
-    write_json(folder / "results.json", {"bits_per_byte": bits, "skills": skills, "continuations": continuations})
+    results = {"bits_per_byte": bits, "skills": skills, "continuations": continuations}
+    verdicts = verdicts_on_items(parents)
+    if verdicts is not None:
+        results["contamination"] = clean_and_dirty(asked(rows), verdicts, answered)
+        measured |= {f"items_{part}": count for part, count in results["contamination"]["items"].items()}
+    write_json(folder / "results.json", results)
     return measured
+
+
+def asked(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What each problem asks, as it is looked for in a corpus."""
+    return [[turn["content"] for turn in row["messages"] if turn["role"] == "user"] for row in rows]
 
 
 def heldout_texts(corpus: Artifact, most_bytes: int) -> list[str]:

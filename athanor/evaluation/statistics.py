@@ -36,6 +36,14 @@ def share(successes: int, trials: int) -> Estimate:
     return Estimate(value, max(0.0, centre - half), min(1.0, centre + half), trials)
 
 
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """One share minus another, of other trials, with Newcombe's interval (1998, method 10) from Wilson's of both."""
+    value = one.value - other.value
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, max(-1.0, value - below), min(1.0, value + above), one.count + other.count)
+
+
 def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Estimate:
     """Sum over sum (bits per byte over documents) with the percentile bootstrap over pairs (Efron 1979)."""
     top, bottom = np.asarray(numerators, float), np.asarray(denominators, float)

@@ -66,8 +66,9 @@ class Forecast:
 def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     """Estimate every step of a plan; measures this machine's matrix products for a moment."""
     settings = {planned.do: planned.settings for planned in plan}
-    read, shape = settings.get("read"), settings.get("pretrain")
-    text = source_bytes(read) if isinstance(read, ReadSettings) else 0
+    shape = settings.get("pretrain")
+    reached = _text_reaching(plan)
+    text = max(reached.values(), default=0)
     dtype = shape.dtype if isinstance(shape, PretrainSettings) else "float32"
     set_threads()
     peak = matmul_flops(dtype, pick_device().type)
@@ -75,7 +76,8 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     conversations = getattr(settings.get("skills"), "conversations", 0)
     steps = {}
     for planned in plan:
-        steps[planned.name] = _estimate(planned.settings, planned.do, text, shape, vocabulary, peak, conversations)
+        known = reached[planned.artifact]
+        steps[planned.name] = _estimate(planned.settings, planned.do, known, shape, vocabulary, peak, conversations)
     parameters = count_parameters(network(shape, vocabulary)) if isinstance(shape, PretrainSettings) else 0
     tokens = sum(_tokens(one, shape) for one in settings.values())
     read_tokens = _tokens(shape, shape)
@@ -85,6 +87,17 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
         seconds=sum(one.seconds for one in steps.values()), memory=max(one.memory for one in steps.values()),
         text_bytes=text, peak_flops=peak, dtype=dtype, steps=steps, assumptions=_assumptions(dtype),
     )  # fmt: skip
+
+
+def _text_reaching(plan: Sequence[PlannedStep]) -> dict[str, int]:
+    """Artifact to the bytes of the files that are read for it, directly or not."""
+    sizes, reads = dict[str, int](), dict[str, set[str]]()
+    for planned in plan:
+        reads[planned.artifact] = set().union(*(reads[parent] for parent in planned.parents.values()))
+        if isinstance(planned.settings, ReadSettings):
+            sizes[planned.artifact] = source_bytes(planned.settings)
+            reads[planned.artifact].add(planned.artifact)
+    return {artifact: sum(sizes[read] for read in found) for artifact, found in reads.items()}
 
 
 def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: float, conversations: int) -> Estimate:

@@ -63,7 +63,7 @@ def _figures(evaluation: Artifact) -> str:
 
 def _answer(model: Artifact, conversations: Artifact, stream: TextIO) -> None:
     """Let the quantised model answer who it is, and the last held-out problem of a few skills, right or wrong."""
-    from athanor.data.instruct.exercises import EXAM
+    from athanor.data.instruct.names import EXAM
     from athanor.data.instruct.skills import check
     from athanor.inference.runtime import open_model
     from athanor.inference.sampling import Sampling

@@ -7,10 +7,12 @@
     steps:
       data:  {do: read, path: "python:"}
       clean: {from: {documents: data}}          # `do` is the step's own name unless given
+      mix: {from: {sources: {web: clean, books: other}}}    # a role that takes several parents has a name for each
 
 Any value is overridden on the command line as `step.key=value`, or `scale=micro`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +26,12 @@ from athanor.base.settings import nearest
 SHIPPED = Path(__file__).parent
 TOP_KEYS = ("extends", "about", "scale", "seed", "steps")
 LONGEST_FILE = 1_000_000
+PARENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # of one of several parents; becomes the name of a folder
 
 
 @dataclass(frozen=True)
 class RecipeStep:
-    """A step as the recipe writes it: which function, which parents, which settings."""
+    """A step as the recipe writes it: which function, which parents (by role, or 'role.name'), which settings."""
 
     name: str
     do: str
@@ -129,6 +132,8 @@ def _apply(rows: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text) if text else ""
     except yaml.YAMLError:
         value = text  # a path such as `C:\x: y` is text, not YAML
+    if isinstance(value, dict) and not text.lstrip().startswith("{"):
+        value = text  # so is `python:`
     step, dot, key = name.partition(".")
     if not dot and step in ("scale", "seed"):
         rows[step] = value
@@ -150,30 +155,90 @@ def _with(row: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, 
 
 
 def _check(name: str, rows: Mapping[str, Any]) -> Recipe:
-    from athanor.recipes.steps import step_named
-
     steps = rows.get("steps")
     if not isinstance(steps, dict) or not steps:
         raise AthanorError(f"recipe {name} has no steps", allowed="steps: a name, then do: and from:")
     made: list[RecipeStep] = []
-    for step, row in steps.items():
+    for step, row in _in_order(steps).items():
         row = dict(row or {})
         do = str(row.pop("do", step))
-        parents = dict(row.pop("from", {}) or {})
-        needs = step_named(do).needs
-        earlier = [other.name for other in made]
-        for role, parent in parents.items():
-            if role not in needs:
-                raise AthanorError(f"{step}: {do} takes no {role!r}", allowed=", ".join(needs) or "no parents",
-                                   fix=nearest(str(role), needs))  # fmt: skip
-            if parent not in earlier:
-                raise AthanorError(f"{step}: from {role}: {parent!r} is not an earlier step",
-                                   allowed=", ".join(earlier) or "none", fix=nearest(str(parent), earlier))  # fmt: skip
-        missing = [role for role in needs if role not in parents]
-        if missing:
-            raise AthanorError(f"{step}: {do} needs {', '.join(missing)}", fix=f"from: {{{missing[0]}: a step}}")
+        parents = _parents(str(step), do, row.pop("from", None) or {}, [other.name for other in made])
         made.append(RecipeStep(str(step), do, parents, row))
     seed = rows.get("seed", 1)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise AthanorError(f"seed={seed!r} cannot be used", allowed="a whole number from 0 to 2^63 - 1")
     return Recipe(name, dict(rows.get("about") or {}), str(rows.get("scale", "nano")), seed, tuple(made))
+
+
+def _in_order(steps: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The steps, each behind its parents and else as written: so a recipe can put one before those that it extends."""
+    waiting, ordered = dict(steps), dict[Any, Any]()
+    while waiting:
+        ready = (step for step, row in waiting.items() if not _named_parents(row) & (waiting.keys() - {step}))
+        step = next(ready, next(iter(waiting)))  # parents in a circle: the next check names them
+        ordered[step] = waiting.pop(step)
+    return ordered
+
+
+def _named_parents(row: Any) -> set[str]:
+    """Every step that a row's `from` names, however deep."""
+    given = row.get("from") if isinstance(row, dict) else None
+    found: set[str] = set()
+    for parent in given.values() if isinstance(given, dict) else ():
+        found |= {one for one in (parent.values() if isinstance(parent, dict) else [parent]) if isinstance(one, str)}
+    return found
+
+
+def _parents(step: str, do: str, given: Any, earlier: Sequence[str]) -> dict[str, str]:
+    """Role, or 'role.name' where a role takes several, to the earlier step that plays it."""
+    from athanor.recipes.steps import step_named
+
+    roles = step_named(do).roles
+    if not isinstance(given, dict):
+        raise AthanorError(f"{step}: from: {given!r} is no list of roles", allowed=_form(roles))
+    found: dict[str, str] = {}
+    for role, parent in given.items():
+        if role not in roles:
+            raise AthanorError(f"{step}: {do} takes no {role!r}", allowed=", ".join(roles) or "no parents",
+                               fix=nearest(str(role), roles))  # fmt: skip
+        if (roles[role] in ("+", "*")) != isinstance(parent, dict):
+            raise AthanorError(f"{step}: from {role}: {parent!r}", allowed=_form({role: roles[role]}))
+        found |= _named(step, role, parent) if isinstance(parent, dict) else {role: parent}
+    for role, parent in found.items():
+        if parent not in earlier:
+            raise AthanorError(f"{step}: from {role}: {parent!r} is not an earlier step",
+                               allowed=", ".join(earlier) or "none", fix=nearest(str(parent), earlier))  # fmt: skip
+    missing = [role for role, sign in roles.items() if sign in ("", "+") and not given.get(role)]
+    if missing:
+        raise AthanorError(
+            f"{step}: {do} needs {', '.join(missing)}", fix=f"from: {_form({missing[0]: roles[missing[0]]})}"
+        )
+    return found
+
+
+def _named(step: str, role: str, parents: Mapping[Any, Any]) -> dict[str, Any]:
+    """The parents of a role that takes several, by 'role.name'."""
+    for name in parents:
+        if not isinstance(name, str) or not PARENT_NAME.fullmatch(name):
+            raise AthanorError(
+                f"{step}: from {role}: {name!r} is no name", allowed="letters, digits, _ and -, at most 64"
+            )
+    return {f"{role}.{name}": parent for name, parent in parents.items()}
+
+
+def _form(roles: Mapping[str, str]) -> str:
+    """How `from` is written for these roles."""
+    shown = {role: "{name: a step, …}" if sign in ("+", "*") else "a step" for role, sign in roles.items()}
+    return "{" + ", ".join(f"{role}: {form}" for role, form in shown.items()) + "}"
+
+
+def nested(parents: Mapping[str, str]) -> dict[str, Any]:
+    """Parents as `from` writes them: {'sources.web': a} becomes {'sources': {'web': a}}."""
+    written: dict[str, Any] = {}
+    for role, parent in parents.items():
+        role, dot, name = role.partition(".")
+        if dot:
+            written.setdefault(role, {})[name] = parent
+        else:
+            written[role] = parent
+    return written

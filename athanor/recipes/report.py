@@ -29,6 +29,12 @@ COLUMNS = (
     {"key": "after", "en": "fine-tuned", "zh": "微调后"},
     {"key": "int4", "en": "INT4", "zh": "INT4"},
 )
+PARTS = {
+    "clean": ("clean: not in the training text", "干净：不在训练文本中"),
+    "dirty": ("dirty: in the training text, word for word or in other words", "受污染：训练文本中出现过（原文或改写）"),
+    "unjudged": ("too short to be told from chance", "过短，无法与巧合区分"),
+    "dirty_minus_clean": ("dirty minus clean", "受污染与干净之差"),
+}
 LOST = {
     "kl_mean": ("mean KL divergence (nats per token)", "平均 KL 散度（每词元 nat）"),
     "disagreement": ("places where the likeliest token differs", "首选词元不同的比例"),
@@ -61,6 +67,7 @@ def write_report(
         columns=COLUMNS,
         languages=sorted(skills["after"]),
         skills=_skill_rows(skills),
+        contamination=_contamination_rows(results.get("contamination")),
         bits=_bit_rows(results["bits_per_byte"], receipt),
         curves=[_curve("pretraining", parents["pretrained"]), _curve("fine-tuning", parents["finetuned"])],
         funnel=_funnel(parents),
@@ -117,6 +124,21 @@ def _skill_rows(skills: Mapping[str, Any]) -> list[dict[str, Any]]:
             for language in skills["after"]
         }
         rows.append({"skill": name.replace("_", " "), "cells": cells})
+    return rows
+
+
+def _contamination_rows(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Scores by language and part, and what the problems that were seen in training scored more."""
+    if found is None:
+        return []
+    roles, rows = ("before", "after"), []
+    for part, (english, chinese) in PARTS.items():
+        scores = {role: found[role].get(part, {}) for role in roles}
+        for language in sorted(scores["after"]):
+            cells = [scores[role][language] for role in roles]
+            cells = [cell if part == "dirty_minus_clean" else cell["all"] for cell in cells]
+            told = [f"{percent(one['value'])} [{percent(one['low'])}, {percent(one['high'])}]" for one in cells]
+            rows.append({"language": language, "en": english, "zh": chinese, "n": cells[0]["n"], "cells": told})
     return rows
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from athanor.base.errors import AthanorError
 from athanor.base.settings import nearest
-from athanor.recipes.recipe import Recipe
+from athanor.recipes.recipe import Recipe, nested
 from athanor.recipes.runner import PlannedStep
 
 
@@ -45,7 +45,7 @@ def resolved_yaml(recipe: Recipe, plan: Sequence[PlannedStep]) -> str:
     for planned in plan:
         row: dict[str, Any] = {"do": planned.do}
         if planned.parents:
-            row["from"] = {role: names[parent] for role, parent in planned.parents.items()}
+            row["from"] = nested({role: names[parent] for role, parent in planned.parents.items()})
         row |= planned.settings.model_dump(mode="json")
         text += f"  {planned.name}:  # → {planned.artifact}\n"
         for line in yaml.safe_dump(row, allow_unicode=True, sort_keys=False).splitlines():

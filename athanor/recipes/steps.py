@@ -1,7 +1,8 @@
 """The table of steps: what a recipe can do. A new capability is one function and one row here.
 
 A step is a function `(settings, parents, folder, progress) -> measurements` that fills `folder` with the files of one
-artifact. `parents` maps the role a parent plays to its artifact.
+artifact. `parents` maps the role a parent plays to its artifact; a role that takes several has a name for each, and
+they reach the step as 'role.name' (`store.artifact.several` gathers them).
 """
 
 import importlib
@@ -21,7 +22,9 @@ class Step:
         function: 'module:function', imported only when the step is planned.
         settings: name of the settings class in the same module.
         makes: kind of the artifact.
-        needs: roles of its parents, each a name that the recipe's `from` gives to another step.
+        needs: roles of its parents, each a name that the recipe's `from` gives to another step. A role that ends in
+            `?` may be left out; one in `+` takes one or more parents by name (`sources: {web: a step, books: b}`), one
+            in `*` any number.
         fingerprint: name of a function `(settings) -> str` in the same module that says what the step reads from
             outside the store; it becomes part of the artifact's name.
         volatile: the files hold measured times, so two runs differ.
@@ -37,6 +40,11 @@ class Step:
     @property
     def module(self) -> str:
         return self.function.partition(":")[0]
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role to its sign: "", "?", "+" or "*"."""
+        return {role.rstrip("?+*"): role[len(role.rstrip("?+*")) :] for role in self.needs}
 
     def load(self) -> Callable[..., dict[str, Any]]:
         """The function itself."""
@@ -57,19 +65,31 @@ STEPS = {
     "read": Step("athanor.data.reading.read:read_documents", "ReadSettings", "documents", fingerprint="fingerprint"),
     "clean": Step("athanor.data.cleaning.clean:clean_documents", "CleanSettings", "corpus", ("documents",)),
     "quality": Step("athanor.data.cleaning.quality:judge_quality", "QualitySettings", "corpus", ("corpus", "curated")),
+    "copies": Step(
+        "athanor.data.copies.corpora:remove_corpus_copies", "CorpusCopySettings", "corpus", ("corpus", "against*")
+    ),
+    "repeats": Step("athanor.data.copies.corpora:remove_corpus_repeats", "RepeatSettings", "corpus", ("corpus",)),
     "decontaminate": Step(
-        "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus", ("corpus",),
-        fingerprint="fingerprint",
+        "athanor.data.copies.decontaminate:decontaminate", "DecontaminateSettings", "corpus",
+        ("corpus", "tasks*"), fingerprint="fingerprint",
     ),
     "instruct": Step(
         "athanor.data.instruct.lessons:read_instructions", "InstructSettings", "conversations",
         fingerprint="fingerprint",
     ),
+    "preferences": Step(
+        "athanor.data.instruct.lessons:read_preferences", "InstructSettings", "preferences", fingerprint="fingerprint"
+    ),
+    "judgements": Step(
+        "athanor.data.instruct.lessons:read_judgements", "InstructSettings", "judgements", fingerprint="fingerprint"
+    ),
     "skills": Step("athanor.data.instruct.exercises:make_skills", "SkillsSettings", "conversations"),
     "tokenizer": Step(
-        "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer", ("corpus", "conversations")
+        "athanor.training.tokenizer:train_tokenizer", "TokenizerSettings", "tokenizer",
+        ("corpus", "also*", "conversations?"),
     ),
     "pack": Step("athanor.data.packing.pack:pack_documents", "PackSettings", "shards", ("corpus", "tokenizer")),
+    "mix": Step("athanor.data.packing.mixture:mix_sources", "MixSettings", "shards", ("sources+",)),
     "pretrain": Step("athanor.training.pretrain:pretrain", "PretrainSettings", "model", ("shards", "tokenizer")),
     "finetune": Step(
         "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards")
@@ -79,7 +99,7 @@ STEPS = {
     ),
     "evaluate": Step(
         "athanor.evaluation.evaluate:evaluate", "EvaluateSettings", "evaluation",
-        ("before", "after", "corpus", "conversations"),
+        ("before", "after", "corpus", "conversations", "contamination?"),
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
     "extend": Step("athanor.recipes.extend_model:extend_model", "ExtendSettings", "model", ("model", "documents")),

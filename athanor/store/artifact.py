@@ -104,6 +104,11 @@ class Artifact:
         return f"delete the folder {self.path} and run the recipe again: only this step and what follows is redone"
 
 
+def several(parents: Mapping[str, Artifact], role: str) -> dict[str, Artifact]:
+    """The parents of a role that takes several, by name: those that are called 'role.name'."""
+    return {name.partition(".")[2]: artifact for name, artifact in parents.items() if name.startswith(f"{role}.")}
+
+
 class Store:
     """All artifacts of one person or project: a folder."""
 

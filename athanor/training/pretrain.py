@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
+import torch
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.data.packing.batches import Batches
-from athanor.data.packing.pack import TokenFiles
+from athanor.data.packing.mixed import MixedBatches
+from athanor.data.packing.mixture import document_ids, measured_mixture, mixture_table, open_batches
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.models.shapes import flops_per_token
@@ -17,7 +19,7 @@ from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Objective
-from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.objectives.next_token import TokenBatch, next_token_loss, to_tensors
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DtypeName, prepare, save_model, summary, write_metrics
 from athanor.training.watching import looks
@@ -75,22 +77,33 @@ def pretrain(
     highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
     model = LanguageModel(network(settings, highest)).initialise(settings.seed)
     prepare(model, settings.dtype, settings)
-    tokens = TokenFiles(shards.path)
-    batches = Batches(tokens, settings.context, settings.rows, settings.seed)
+    batches = open_batches(shards.path, settings.context, settings.rows, settings.seed, settings.steps)
     device = next(model.parameters()).device
+    sources = dict(enumerate(batches.names)) if isinstance(batches, MixedBatches) else None
     objective = Objective(
-        batch=lambda step, rank, world: to_tensors(batches.batch(step, rank, world), device),
-        loss=next_token_loss(model.config, settings.balance, settings.z_loss),
+        batch=lambda step, rank, world: read_batch(batches, step, rank, world, device),
+        loss=next_token_loss(model.config, settings.balance, settings.z_loss, sources),
         tokens=settings.rows * settings.context,
         flops=float(settings.rows * settings.context * flops_per_token(model.config, settings.context)),
         **looks(settings, tokenizer, shards.path, settings.context),
-        sources=lambda step: [tokens.document_row(number)["id"] for number in batches.documents_of(step)],
+        sources=lambda step: document_ids(shards.path, batches, step),
     )
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "pretraining")
     seconds = time.monotonic() - clock
     save_model(model, tokenizer, folder)
     write_metrics(folder, rows)
-    epochs = settings.steps / batches.steps_per_epoch
     parameters = sum(weight.numel() for weight in model.parameters())
-    return {"parameters": parameters, **summary(rows, objective, seconds), "epochs": round(epochs, 4)}
+    mixture = measured_mixture(batches, settings.steps)
+    if "sources" in mixture:
+        progress.note(mixture_table(mixture["sources"], settings.steps * objective.tokens))
+    return {"parameters": parameters, **summary(rows, objective, seconds), **mixture}
+
+
+def read_batch(batches: Batches | MixedBatches, step: int, rank: int, world: int, device: torch.device) -> TokenBatch:
+    """One share of a step on a device; of a mixture with the source of each position, so that losses are told apart."""
+    batch = batches.batch(step, rank, world)
+    tensors = to_tensors(batch, device)
+    if isinstance(batches, Batches):
+        return tensors
+    return tensors._replace(sources_BT=torch.from_numpy(batches.sources_of(batch.documents_BT)).to(device))

@@ -11,10 +11,10 @@ import pydantic
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
-from athanor.data.instruct.exercises import TRAIN
-from athanor.data.packing.batches import Batch, Batches
+from athanor.data.instruct.names import TRAIN
+from athanor.data.packing.batches import Batch
 from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
-from athanor.data.packing.pack import TokenFiles
+from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact
@@ -60,7 +60,7 @@ def finetune(
     check_vocabulary(tokenizer, model.config.vocabulary, base.path)
     context = model.config.max_positions
     packed = packed_conversations(parents["conversations"], template, context, settings.too_long, progress)
-    batch = mixed_batches(settings, packed, TokenFiles(shards.path), context)
+    batch = mixed_batches(settings, packed, shards.path, context)
     device = next(model.parameters()).device
     objective = Objective(
         batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device),
@@ -109,10 +109,14 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
 
 
 def mixed_batches(
-    settings: FinetuneSettings, packed: PackedConversations, tokens: TokenFiles, context: int
+    settings: FinetuneSettings, packed: PackedConversations, shards: Path, context: int
 ) -> Callable[[int, int, int], Batch]:
-    """(step, rank, world) to a share of `rows` packed conversations and `document_rows` windows of documents."""
-    documents = Batches(tokens, context, settings.document_rows, settings.seed) if settings.document_rows else None
+    """(step, rank, world) to a share of `rows` packed conversations and `document_rows` windows of documents.
+
+    Of a mixture with a curriculum, documents are read in the shares of its last stage.
+    """
+    count = settings.document_rows
+    documents = open_batches(shards, context, count, settings.seed) if count else None
 
     def batch(step: int, rank: int, world: int) -> Batch:
         chats = packed.batch(step, settings.rows, settings.seed, rank, world)

@@ -11,9 +11,9 @@ from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
-from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.names import TRAIN
 from athanor.data.shards import read_shards
-from athanor.store.artifact import Artifact
+from athanor.store.artifact import Artifact, several
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.fertility import report
 from athanor.tokens.learn import Kind
@@ -33,7 +33,7 @@ class TokenizerSettings(Settings):
     """bpe (bytes merged by frequency) or unigram (likeliest pieces), both exact; wordpiece (BERT's), which loses how
     words are spaced and writes words with unknown letters as [UNK]."""
     max_bytes: int = pydantic.Field(default=200_000_000, ge=1)
-    """Bytes of corpus text to learn from; the rest is not read."""
+    """Bytes of corpus text to learn from, over all corpora; the rest is not read."""
 
 
 def train_tokenizer(
@@ -41,8 +41,9 @@ def train_tokenizer(
 ) -> dict[str, Any]:
     """Write tokenizer.json, tokenizer_config.json, chat_template.jinja and fertility.json.
 
-    Measures bytes per token over the held-out documents and the conversations; fertility.json says for each language
-    of the held-out documents what a word costs in tokens, and what is lost.
+    Learns from `parents["corpus"]` and those of `parents["also.…"]`, at most the same number of bytes from each, and
+    from the conversations, if there are any. Measures bytes per token over the held-out documents and conversations;
+    fertility.json says for each language of the held-out documents what a word costs in tokens, and what is lost.
     """
     progress.start("learning the vocabulary from text", None, "B")
     tokenizer = Tokenizer.train(_texts(settings, parents, progress), settings.vocabulary, settings.kind)
@@ -53,9 +54,12 @@ def train_tokenizer(
     for language, text in _sample((row.language or "unknown", row.text) for row in heldout):
         languages[language].append(text)
     documents = [text for texts in languages.values() for text in texts]
-    chats = [text for _, text in _sample(("", turn.content) for turn in _turns(parents["conversations"], CHATS))]
     measured: dict[str, Any] = {"vocabulary": tokenizer.vocabulary}
-    for name, texts in (("documents", documents), ("conversations", chats)):
+    samples = {"documents": documents}
+    if "conversations" in parents:
+        turns = _turns(parents["conversations"], CHATS)
+        samples["conversations"] = [text for _, text in _sample(("", turn.content) for turn in turns)]
+    for name, texts in samples.items():
         measured[f"bytes_per_token_{name}"] = round(_bytes_per_token(tokenizer, texts), 4)
     if documents:
         write_json(folder / "fertility.json", [row.as_row() for row in report(tokenizer, languages)])
@@ -63,14 +67,16 @@ def train_tokenizer(
 
 
 def _texts(settings: TokenizerSettings, parents: dict[str, Artifact], progress: Progress) -> Iterator[str]:
-    left = settings.max_bytes
-    for document in read_shards(parents["corpus"], "train"):
-        yield document.text
-        left -= document.bytes
-        progress.advance(document.bytes)
-        if left <= 0:
-            break
-    for turn in _turns(parents["conversations"]):
+    corpora = [parents["corpus"], *several(parents, "also").values()]
+    for corpus in corpora:
+        left = settings.max_bytes // len(corpora)
+        for document in read_shards(corpus, "train"):
+            yield document.text
+            left -= document.bytes
+            progress.advance(document.bytes)
+            if left <= 0:
+                break
+    for turn in _turns(parents["conversations"]) if "conversations" in parents else ():
         yield turn.content
 
 

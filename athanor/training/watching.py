@@ -9,6 +9,7 @@ from torch import nn
 
 from athanor.base.errors import AthanorError
 from athanor.data.packing.batches import Batch, Batches
+from athanor.data.packing.mixture import open_heldout
 from athanor.data.packing.pack import TokenFiles, document_mark
 from athanor.inference.generate import generate
 from athanor.inference.sampling import Sampling
@@ -20,28 +21,41 @@ WINDOWS, AT_ONCE = 32, 8  # of held-out text: enough to see a trend, few enough 
 SAMPLE_TOKENS = 48
 
 
-def heldout_loss(tokens: TokenFiles, context: int) -> Callable[[nn.Module], Mapping[str, float]]:
-    """Mean loss in nats per token over windows spread evenly over the held-out split.
+def heldout_loss(sources: Mapping[str, TokenFiles], context: int) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Mean loss in nats per token over windows spread evenly over held-out text: `heldout`, of all together, and with
+    several sources `heldout/<name>` of each.
 
     Raises:
         AthanorError: nothing was held out.
     """
-    if tokens.tokens < 2:
+    if not sources:
         raise AthanorError("watch_every is set, and the corpus has no held-out text to look at", fix="leave it out")
-    batches = Batches(tokens, context, rows=1)
-    chosen = np.unique(np.linspace(0, batches.windows - 1, WINDOWS).astype(int))
+    windows = {name: spread(Batches(tokens, context, rows=1)) for name, tokens in sources.items()}
 
     def look(model: nn.Module) -> Mapping[str, float]:
-        loss, device = next_token_loss(model.config), next(model.parameters()).device
-        total, count = 0.0, 0
-        for first in range(0, len(chosen), AT_ONCE):
-            windows = [batches.window(int(number)) for number in chosen[first : first + AT_ONCE]]
-            batch = Batch(*(np.stack(part) for part in zip(*windows, strict=True)))
-            found = loss(model, to_tensors(batch, device))
-            total, count = total + float(found.total), count + int(found.count)
-        return {"heldout": total / max(1, count)}
+        sums = {name: score_windows(model, rows) for name, rows in windows.items()}
+        total, count = (sum(pair[place] for pair in sums.values()) for place in (0, 1))
+        figures = {"heldout": total / max(1, count)}
+        if len(sums) > 1:
+            figures |= {f"heldout/{name}": part / max(1, number) for name, (part, number) in sums.items()}
+        return figures
 
     return look
+
+
+def spread(batches: Batches) -> list[Batch]:
+    """Up to WINDOWS windows of a corpus, AT_ONCE to a batch."""
+    chosen = np.unique(np.linspace(0, batches.windows - 1, WINDOWS).astype(int)).tolist()
+    rows = [batches.window(number) for number in chosen]
+    groups = [rows[first : first + AT_ONCE] for first in range(0, len(rows), AT_ONCE)]
+    return [Batch(*(np.stack(part) for part in zip(*group, strict=True))) for group in groups]
+
+
+def score_windows(model: nn.Module, rows: Sequence[Batch]) -> tuple[float, int]:
+    """Summed loss in nats, and the number of tokens scored."""
+    loss, device = next_token_loss(model.config), next(model.parameters()).device
+    found = [loss(model, to_tensors(batch, device)) for batch in rows]
+    return sum(float(one.total) for one in found), sum(int(one.count) for one in found)
 
 
 def samples(prompts: Sequence[str], tokenizer: Tokenizer) -> Callable[[nn.Module], Sequence[str]] | None:
@@ -72,5 +86,4 @@ def looks(settings: LoopSettings, tokenizer: Tokenizer, shards: Path, context: i
     """
     if settings.watch_every is None:
         return {}
-    heldout = TokenFiles(shards, "heldout")
-    return {"watch": heldout_loss(heldout, context), "samples": samples(settings.prompts, tokenizer)}
+    return {"watch": heldout_loss(open_heldout(shards), context), "samples": samples(settings.prompts, tokenizer)}

@@ -13,9 +13,12 @@ from athanor.base.words import say
 from athanor.verbs.groups import group_of
 from athanor.verbs.options import json_option, print_json
 
-COMMANDS = {  # command: (English, 中文)
+COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
+    "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),
+    "label": ("let a model label texts; what it is not sure of waits for a person", "用模型标注文本，没把握的留待人工"),
+    "review": ("put a person's review back into the labels", "将人工复核结果并入标注"),
 }
 KEEP = ("first", "longest", "best")
 UNITS = ("line", "paragraph", "words")
@@ -23,7 +26,7 @@ out_option = click.option("--out", type=Path, required=True, help=say("a folder 
 
 
 @click.group(
-    cls=group_of(COMMANDS),
+    cls=group_of(COMMANDS, __name__),
     epilog="\b\nExample:  athanor data copies raw/*.jsonl.zst --out unique\n"
     "          athanor data repeats unique/documents.jsonl --unit line --out clean",
 )

@@ -34,7 +34,7 @@ def model() -> LanguageModel:
 def test_the_figure_is_the_mean_over_the_windows(tmp_path: Path) -> None:
     tokens, network = TokenFiles(shards(tmp_path, 320), "heldout"), model()
     with torch.no_grad():
-        found = heldout_loss(tokens, CONTEXT)(network)["heldout"]
+        found = heldout_loss({"": tokens}, CONTEXT)(network)["heldout"]
         batch = Batches(tokens, CONTEXT, 1).in_order(0, 20)
         ids, targets, documents = (torch.from_numpy(x) for x in (batch.ids_BT, batch.targets_BT, batch.documents_BT))
         total, count = network.loss(ids, targets, documents)

@@ -73,3 +73,33 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
     before = sorted(tmp_path.rglob("*"))
     assert said in verb("data", *words, code=2)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_instruction_data_is_written_in_another_form(verb: Verb, tmp_path: Path) -> None:
+    rows = [{"instruction": f"{n}+1?", "input": "", "output": str(n + 1)} for n in range(5)]
+    rows += [{"prompt": "Hi", "chosen": "Hello", "rejected": "No"}, {"nothing": 1}]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
+    said = verb("data", "instruct", "mine.jsonl", "--to", "openai", "--out", "messages")
+    assert "8 rows read, 6 written as openai, 2 refused" in said
+    written = [json.loads(line) for line in (tmp_path / "messages" / "lessons.jsonl").read_text().splitlines()]
+    assert written[0]["messages"][1] == {"role": "assistant", "content": "1"}
+    assert written[5]["preferred_output"] == [{"role": "assistant", "content": "Hello"}]
+    told = json.loads(verb("data", "instruct", "mine.jsonl", "--to", "kto", "--out", "kto", "--json"))
+    assert (told["written"], told["refused"]) == (2, 7)  # five conversations judge nothing
+    reasons = [json.loads(line) for line in (tmp_path / "kto" / "refused.jsonl").read_text().splitlines()]
+    assert reasons[0] == {"row": "mine.jsonl line 1", "reason": "is a conversation: kto says a judgement, a preference"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--to", "openai", "--strict"), "mine.jsonl line 2 has the keys nothing"),
+        (("--to", "hh"), "nothing can be written as hh"),
+        (("--to", "openai", "--from", "sharegpt", "--strict"), "has no conversations"),
+        (("--to", "parquet"), "parquet"),
+    ],
+)
+def test_what_cannot_be_converted_leaves_nothing(words: tuple[str, ...], said: str, verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"nothing": 1}\n')
+    assert said in verb("data", "instruct", "mine.jsonl", *words, "--out", "x", code=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.jsonl"]

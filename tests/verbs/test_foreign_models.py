@@ -21,7 +21,7 @@ from athanor.base.files import read_json
 from athanor.base.progress import SilentProgress
 from athanor.base.records import write_records
 from athanor.data.document import make_document
-from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.names import TRAIN
 from athanor.data.packing.pack import PackSettings, TokenFiles, pack_documents
 from athanor.data.shards import ShardWriter
 from athanor.evaluation.subject import LocalSubject

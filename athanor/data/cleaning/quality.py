@@ -5,6 +5,10 @@ ones, and a raw document is kept if a Pareto number exceeds one minus its score,
 
     keep  <=>  np.random.pareto(9) > 1 - score
 
+A raw document is judged by a classifier that has not learnt from it: there are two, each learns from half of the raw
+text and judges the other half. One that had seen the document as an example of raw text would say so; on a crawl that
+hardly matters, on a folder it would drop nearly everything.
+
 Shapes: D documents, F features (buckets of hashed words).
 """
 
@@ -31,6 +35,7 @@ from athanor.store.artifact import Artifact
 MEGA = 1e6
 WORDS = re.compile(rf"[{IDEOGRAPHS}]{{1,2}}|[^\W\d_{IDEOGRAPHS}]+|\d+|[^\w\s]")
 MODEL = "quality.npy"
+FOLDS = 2
 Floats = NDArray[np.float64]
 Row = tuple[NDArray[np.int64], Floats]  # buckets of a document and their weights
 
@@ -123,15 +128,16 @@ def judge_quality(
 ) -> dict[str, Any]:
     """Write the part of `parents["corpus"]` that is kept, judged against `parents["curated"]`.
 
-    Also writes quality.npy (bias, then weights) and funnel.json. Held-out documents are never judged.
+    Also writes quality.npy (a row for each classifier: bias, then weights) and funnel.json. Held-out documents are
+    never judged.
 
     Raises:
         AthanorError: a corpus has too few documents to learn from, or nothing is kept.
     """
     corpus, curated = parents["corpus"], parents["curated"]
     progress.start("learning what curated text looks like", None, "")
-    classifier, measured = train_classifier(settings, curated, corpus)
-    np.save(folder / MODEL, np.concatenate(([classifier.bias], classifier.weights_F)))
+    classifiers, measured = train_classifiers(settings, curated, corpus)
+    np.save(folder / MODEL, np.stack([np.concatenate(([one.bias], one.weights_F)) for one in classifiers]))
     progress.start("quality", total=corpus.measurements.get("text_bytes", 0) / MEGA or None, unit="MB")
     funnel = Funnel("quality")
     stage, scores = funnel["quality"], []
@@ -139,7 +145,7 @@ def judge_quality(
         for document in read_shards(corpus, "train"):
             progress.advance(document.bytes / MEGA)
             stage.enter(document.bytes)
-            scores.append(classifier.score(features(document.text, settings.features)))
+            scores.append(classifiers[fold_of(document)].score(features(document.text, settings.features)))
             if keep(scores[-1], document, settings):
                 stage.leave(document.bytes)
                 train.write(document)
@@ -159,25 +165,37 @@ def judge_quality(
     }  # fmt: skip
 
 
-def train_classifier(
+def fold_of(document: Document) -> int:
+    """Which classifier judges a document."""
+    return int(document.id, 16) % FOLDS
+
+
+def train_classifiers(
     settings: QualitySettings, curated: Artifact, corpus: Artifact
-) -> tuple[Classifier, dict[str, float]]:
-    """The classifier, and how well it tells apart what it did not learn from."""
+) -> tuple[list[Classifier], dict[str, float]]:
+    """A classifier for each fold, and how well they tell apart what they did not learn from."""
     rows: list[Row] = []
     kinds: list[bool] = []
+    folds: list[int] = []
     for artifact, kind in ((curated, True), (corpus, False)):
         for document in some_of(artifact, settings.most_documents):
             rows.append(features(document.text, settings.features))
             kinds.append(kind)
-    curated_D = np.array(kinds)
+            folds.append(fold_of(document))
+    curated_D, fold_D = np.array(kinds), np.array(folds)
     if min(int(curated_D.sum()), int((~curated_D).sum())) < 10:
         raise AthanorError(
             f"{int(curated_D.sum())} curated and {int((~curated_D).sum())} raw documents", allowed="at least 10 of each"
         )
     apart_D = np.random.default_rng([settings.seed, 1]).random(len(rows)) < settings.heldout_share
     apart_D[[0, -1]] = True  # one of each kind at least
-    learnt = Classifier.learn([rows[number] for number in np.flatnonzero(~apart_D)], curated_D[~apart_D], settings)
-    scores = np.array([learnt.score(rows[number]) for number in np.flatnonzero(apart_D)])
+    learnt = []
+    for fold in range(FOLDS):
+        chosen_D = ~apart_D & (curated_D | (fold_D != fold))
+        if not (chosen_D & ~curated_D).any() or not (chosen_D & curated_D).any():
+            raise AthanorError("the raw documents cannot be halved", fix="more of them, or another seed")
+        learnt.append(Classifier.learn([rows[n] for n in np.flatnonzero(chosen_D)], curated_D[chosen_D], settings))
+    scores = np.array([learnt[fold_D[number]].score(rows[number]) for number in np.flatnonzero(apart_D)])
     return learnt, {"area_under_curve": round(area_under_curve(scores, curated_D[apart_D]), 4)}
 
 

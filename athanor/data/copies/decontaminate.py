@@ -1,11 +1,12 @@
 """The step `decontaminate`: what a test will ask is taken out of the corpus, so that its score means something.
 
 Around each item found, text is cut away and the rest kept, as for GPT-3 (Brown et al. 2020, appendix C); a document
-that falls into too many pieces is dropped. What may be a paraphrase is reported, not removed.
+that falls into too many pieces is dropped. What may be a paraphrase is reported, not removed. items.jsonl holds the
+verdict on every item, so that an evaluation can tell the score of clean items from that of the others.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,29 +18,32 @@ from athanor.base.files import hash_file, hash_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records, write_records
 from athanor.base.settings import Settings
-from athanor.data.copies.overlap import TOKEN, Item, Match, RareWords, Runs
+from athanor.data.copies.overlap import TOKEN, Item, Match, RareWords, Runs, too_short
+from athanor.data.copies.verdicts import Verdict, write_verdicts
 from athanor.data.document import Document, make_document
 from athanor.data.funnel import Funnel, shorten
+from athanor.data.instruct.names import EXAM, HELDOUT
 from athanor.data.shards import ShardWriter, read_shards
-from athanor.store.artifact import Artifact
+from athanor.store.artifact import Artifact, several
 
 MEGA = 1e6
+HELD_OUT = (EXAM, HELDOUT)  # files of conversations kept apart
 FIELDS = ("question", "prompt", "problem", "text", "instruction", "goal", "query", "sentence", "content", "input")
 
 
 class DecontaminateSettings(Settings):
     """What must not be learned, and how it is found."""
 
-    tasks: tuple[str, ...] = Field(min_length=1)
-    """Files of test items: .txt (one a line) or .jsonl, .jsonl.gz, .jsonl.zst."""
+    tasks: tuple[str, ...] = ()
+    """Files of test items: .txt (one a line) or .jsonl, .jsonl.gz, .jsonl.zst; beside those of the parents `tasks`."""
     fields: tuple[str, ...] = FIELDS
     """Of a row, what is looked for: every one of these fields that it has, and what users say in `messages`."""
     run: int = Field(default=8, ge=3)
     """Words (Chinese: characters) in a run that is compared."""
     least_share: float = Field(default=0.7, gt=0, le=1)
     """Share of an item's runs that must be in a document."""
-    action: Literal["cut", "drop"] = "cut"
-    """Cut the item and its surroundings out of the document, or drop the whole document."""
+    action: Literal["cut", "drop", "report"] = "cut"
+    """Cut the item and its surroundings out of the document, drop the whole document, or change nothing and report."""
     margin: int = Field(default=200, ge=0)
     """Letters cut away before and after an item."""
     most_pieces: int = Field(default=10, ge=1)
@@ -58,15 +62,16 @@ def fingerprint(settings: DecontaminateSettings) -> str:
 def decontaminate(
     settings: DecontaminateSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Write the corpus of `parents["corpus"]` without the items of the tasks.
+    """Write the corpus of `parents["corpus"]` without the items of the tasks: those of the files, and the held-out
+    problems of the conversations `parents["tasks.…"]`.
 
-    Also writes contaminated.jsonl (document, item, share, what was done), dirty.jsonl (the items found, for clean and
-    dirty scores), paraphrases.jsonl and funnel.json.
+    Also writes contaminated.jsonl (document, item, share, what was done), items.jsonl (the verdict on each item),
+    paraphrases.jsonl and funnel.json.
 
     Raises:
-        AthanorError: a file of items is missing, holds none, or nothing is left of the corpus.
+        AthanorError: no task is given, a file of items is missing or holds none, or nothing is left of the corpus.
     """
-    items = [item for name in settings.tasks for item in read_items(_file(name), settings.fields)]
+    items = all_items(settings, parents)
     runs, corpus = Runs(items, settings.run), parents["corpus"]
     total = corpus.measurements.get("text_bytes", 0) + corpus.measurements.get("heldout_bytes", 0)
     progress.start("decontaminate", total=total / MEGA or None, unit="MB")
@@ -87,8 +92,7 @@ def decontaminate(
         )
     near = report_paraphrases(corpus, runs, settings, found, folder, progress)
     write_records(folder / "contaminated.jsonl", found.rows)
-    dirty = [{"task": items[index].task, "number": items[index].number} for index in sorted(found.items)]
-    write_records(folder / "dirty.jsonl", dirty)
+    write_verdicts(folder, found.verdicts(items))
     return {
         "items": len(items), "items_too_short": runs.skipped, "items_found": len(found.items),
         "documents_touched": len({row["document"] for row in found.rows}), "paraphrases": near,
@@ -98,13 +102,42 @@ def decontaminate(
     }  # fmt: skip
 
 
+def all_items(settings: DecontaminateSettings, parents: Mapping[str, Artifact]) -> list[Item]:
+    """The items of the files, and of the parents that are tasks."""
+    items = [item for name in settings.tasks for item in read_items(_file(name), settings.fields)]
+    for name, artifact in several(parents, "tasks").items():
+        held = next((file for file in HELD_OUT if file in artifact.record["files"]), None)
+        if held is None:
+            raise AthanorError(f"tasks.{name}: {artifact.id} holds no problems apart", allowed=", ".join(HELD_OUT))
+        items += read_items(artifact.file(held), settings.fields, name)
+    if not items:
+        raise AthanorError("there are no test items to look for", allowed="tasks: files; from: {tasks: {name: a step}}")
+    return items
+
+
 class _Found:
-    """What was found so far: rows of contaminated.jsonl, the items, and for each document which items it holds."""
+    """What was found so far: rows of contaminated.jsonl, the items, and for each document which items it holds.
+
+    Attributes:
+        trained, near: items found in training documents, word for word and in other words.
+    """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.items: set[int] = set()
+        self.trained: set[int] = set()
+        self.near: set[int] = set()
         self.by_document: dict[str, list[int]] = {}
+
+    def verdicts(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+        """Each item with the verdict on it."""
+        for index, item in enumerate(items):
+            if index in self.trained:
+                yield item, "found"
+            elif index in self.near:
+                yield item, "paraphrase"
+            else:
+                yield item, "short" if too_short(item.text) else "clean"
 
 
 def clean_document(
@@ -119,12 +152,14 @@ def clean_document(
         yield document
         return
     spans = [span_of(document.text, match, settings.margin) for match in matches]
-    pieces = rest_of(document.text, spans, settings.shortest_piece) if settings.action == "cut" else []
-    done = "cut" if 0 < len(pieces) <= settings.most_pieces else "dropped"
+    pieces = pieces_left(document.text, spans, settings)
+    done = "reported" if settings.action == "report" else "cut" if pieces else "dropped"
     found.by_document[document.id] = [match.item for match in matches]
     for match, (start, end) in zip(matches, spans, strict=True):
         item = runs.items[match.item]
         found.items.add(match.item)
+        if prefix == "train":
+            found.trained.add(match.item)
         found.rows.append({
             "document": document.id, "source": document.source, "part": prefix, "task": item.task,
             "item": item.number, "share": round(match.share, 4), "done": done, "asked": shorten(item.text),
@@ -140,6 +175,14 @@ def clean_document(
         for number, piece in enumerate(pieces, 1):
             yield make_document(piece, f"{document.source}/{number}", document.kind, document.language, **facts)
     stage.leave(sum(len(piece.encode()) for piece in pieces))
+
+
+def pieces_left(text: str, spans: list[tuple[int, int]], settings: DecontaminateSettings) -> list[str]:
+    """What is left of a text that holds items; nothing where it is dropped."""
+    if settings.action == "report":
+        return [text]
+    pieces = rest_of(text, spans, settings.shortest_piece) if settings.action == "cut" else []
+    return pieces if len(pieces) <= settings.most_pieces else []
 
 
 def span_of(text: str, match: Match, margin: int) -> tuple[int, int]:
@@ -182,6 +225,7 @@ def report_paraphrases(
         for document in read_shards(corpus, "train"):
             known = found.by_document.get(document.id, [])
             for item, share in words.near(runs.numbers(document.text), settings.paraphrase_share, known):
+                found.near.add(item)
                 rows.append({
                     "document": document.id, "source": document.source, "task": runs.items[item].task,
                     "item": runs.items[item].number, "share": round(share, 4), "asked": shorten(runs.items[item].text),
@@ -191,15 +235,15 @@ def report_paraphrases(
     return len(rows)
 
 
-def read_items(path: Path, fields: tuple[str, ...]) -> list[Item]:
-    """The items of a file.
+def read_items(path: Path, fields: tuple[str, ...], task: str | None = None) -> list[Item]:
+    """The items of a file; `task`: what they are called (unset: as the file).
 
     Raises:
         AthanorError: it holds none, or a row has none of the fields.
     """
     if path.suffix == ".txt":
         lines = path.read_text(encoding="utf-8").splitlines()
-        items = [Item(path.name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        items = [Item(task or path.name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     else:
         items = []
         for number, row in enumerate(read_records(path), 1):
@@ -212,7 +256,7 @@ def read_items(path: Path, fields: tuple[str, ...]) -> list[Item]:
                     f"{path} row {number} has none of the fields to look for", allowed=", ".join((*fields, "messages")),
                     fix=f"name the field in `fields`; the row has {', '.join(row)}",
                 )  # fmt: skip
-            items += [Item(path.name, number, text) for text in texts]
+            items += [Item(task or path.name, number, text) for text in texts]
     if not items:
         raise AthanorError(f"{path} holds no test items", fix="name a file with one item a line, or JSON lines")
     return items

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
@@ -46,6 +46,15 @@ class RepeatSettings(Settings):
     """The least words of a stretch; for lines and paragraphs the least letters."""
 
 
+class Cut(NamedTuple):
+    """A document after the cutting: its row, the text that stays, the text that goes (what was cut, line by line)."""
+
+    source: Path
+    row: dict[str, Any]
+    stays: str
+    goes: str
+
+
 def remove_repeats(sources: Sequence[Path], folder: Path, settings: RepeatSettings) -> dict[str, Any]:
     """Write the documents of `sources` (JSON lines with a field "text") to documents.jsonl without what repeats.
 
@@ -60,17 +69,21 @@ def remove_repeats(sources: Sequence[Path], folder: Path, settings: RepeatSettin
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        if settings.unit != "words":
-            return _write(folder, _cut_units(sources, settings))
-        with TemporaryDirectory(dir=folder, prefix=".repeats-") as work:
-            again_W = _find_again(sources, Path(work) / "runs.bin", settings.shortest)
-            return _write(folder, _cut_words(sources, again_W, settings.shortest))
+        return _write(folder, cut_repeats(sources, folder, settings))
     except OSError as problem:
         raise explain_disk_error(problem, folder) from problem
 
 
-def _cut_units(sources: Sequence[Path], settings: RepeatSettings) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """(row, text that stays, text that goes) of every document."""
+def cut_repeats(sources: Sequence[Path], folder: Path, settings: RepeatSettings) -> Iterator[Cut]:
+    """Every document of `sources`, in order, without what stood before; `folder` takes a file while it is read."""
+    if settings.unit != "words":
+        return _cut_units(sources, settings)
+    with TemporaryDirectory(dir=folder, prefix=".repeats-") as work:
+        again_W = _find_again(sources, Path(work) / "runs.bin", settings.shortest)
+    return _cut_words(sources, again_W, settings.shortest)
+
+
+def _cut_units(sources: Sequence[Path], settings: RepeatSettings) -> Iterator[Cut]:
     seen: set[bytes] = set()
     for path in sources:
         for rows in Source(path).read_rows():
@@ -85,7 +98,7 @@ def _cut_units(sources: Sequence[Path], settings: RepeatSettings) -> Iterator[tu
                     digest = hashlib.blake2b(core.encode(), digest_size=12).digest()
                     (goes if digest in seen else stays).append(part)
                     seen.add(digest)
-                yield row, "".join(stays), "".join(goes)
+                yield Cut(path, row, "".join(stays), "".join(goes))
 
 
 def _find_again(sources: Sequence[Path], path: Path, width: int) -> NDArray[np.bool_]:
@@ -119,10 +132,7 @@ def _places_of_part(hashes_W: Hashes, part: int) -> NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _cut_words(
-    sources: Sequence[Path], again_W: NDArray[np.bool_], width: int
-) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """(row, text that stays, text that goes) of every document."""
+def _cut_words(sources: Sequence[Path], again_W: NDArray[np.bool_], width: int) -> Iterator[Cut]:
     done = 0
     for path in sources:
         for rows in Source(path).read_rows():
@@ -134,9 +144,9 @@ def _cut_words(
                 if again.any():
                     edges = _stretches(again, width)
                     bounds = [(int(placed.starts_W[place + a]), int(placed.ends_W[place + b - 1])) for a, b in edges]
-                    yield row, *_cut(text, bounds)
+                    yield Cut(path, row, *_cut(text, bounds))
                 else:
-                    yield row, row["text"], ""
+                    yield Cut(path, row, row["text"], "")
                 done += words
                 place += words
 
@@ -162,24 +172,41 @@ def _cut(text: bytes, bounds: list[tuple[int, int]]) -> tuple[str, str]:
     return b"".join([*stays, text[last:]]).decode(), b"\n".join(goes).decode()
 
 
-def _write(folder: Path, cut: Iterator[tuple[dict[str, Any], str, str]]) -> dict[str, Any]:
+def _write(folder: Path, cuts: Iterator[Cut]) -> dict[str, Any]:
     """Write documents.jsonl and funnel.json."""
-    funnel = Funnel("repeats", "parts")  # documents; and by themselves the parts cut out of documents that stay
-    stage, parts = funnel["repeats"], funnel["parts"]
+    funnel = repeat_funnel()
     with open(folder / DOCUMENTS, "wb") as out:
-        for row, stays, goes in cut:
-            size, left = len(row["text"].encode()), len(stays.encode())
-            stage.enter(size)
-            source = str(row.get("source", row.get("id", stage.documents_in)))
-            if goes and not any(map(str.isalnum, stays)):
-                stage.drop("nothing new", size, source, goes)
-                continue
-            stage.leave(size)
-            if goes:
-                parts.enter(size)
-                parts.drop("stood before", size - left, source, goes)
-            out.write(orjson.dumps({**row, "text": stays}, option=orjson.OPT_APPEND_NEWLINE))
+        for cut in cuts:
+            if count_cut(cut, funnel):
+                out.write(orjson.dumps({**cut.row, "text": cut.stays}, option=orjson.OPT_APPEND_NEWLINE))
     funnel.write(folder)
+    return repeat_figures(funnel)
+
+
+def repeat_funnel() -> Funnel:
+    """A funnel of documents, and by themselves the parts cut out of documents that stay."""
+    return Funnel("repeats", "parts")
+
+
+def count_cut(cut: Cut, funnel: Funnel) -> bool:
+    """Count a document; False when no word of it is left."""
+    stage, parts = funnel["repeats"], funnel["parts"]
+    size, left = len(cut.row["text"].encode()), len(cut.stays.encode())
+    stage.enter(size)
+    source = str(cut.row.get("source", cut.row.get("id", stage.documents_in)))
+    if cut.goes and not any(map(str.isalnum, cut.stays)):
+        stage.drop("nothing new", size, source, cut.goes)
+        return False
+    stage.leave(size)
+    if cut.goes:
+        parts.enter(size)
+        parts.drop("stood before", size - left, source, cut.goes)
+    return True
+
+
+def repeat_figures(funnel: Funnel) -> dict[str, Any]:
+    """documents, kept, changed, bytes_cut."""
+    stage, parts = funnel["repeats"], funnel["parts"]
     cut_bytes = sum(reason["bytes"] for reason in [*stage.reasons.values(), *parts.reasons.values()])
     return {
         "documents": stage.documents_in, "kept": stage.documents_out, "changed": parts.documents_in,

@@ -8,10 +8,9 @@ import pydantic
 from athanor.base.progress import Progress
 from athanor.base.records import write_records
 from athanor.base.settings import Settings
+from athanor.data.instruct.names import EXAM, TRAIN
 from athanor.data.instruct.skills import SKILLS, examination, known_languages, known_skills, training_conversations
 from athanor.store.artifact import Artifact
-
-TRAIN, EXAM = "train.jsonl.zst", "exam.jsonl.zst"
 
 
 class SkillsSettings(Settings):

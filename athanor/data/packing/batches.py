@@ -84,6 +84,22 @@ class Shuffle:
         return (right << bits) | left
 
 
+def share_of(step: int, rows: int, rank: int, world: int) -> Numbers:
+    """The places of the endless order that one rank reads at a step of `rows` rows.
+
+    Raises:
+        AthanorError: there is no such rank, or the rows cannot be shared by so many.
+    """
+    if not 0 <= rank < world:
+        raise AthanorError(f"rank={rank} of world={world}", allowed=f"0 to {world - 1}")
+    if rows % world:
+        raise AthanorError(
+            f"{rows} rows per step cannot be shared by {world} machines", allowed=f"a multiple of {world}"
+        )
+    first = step * rows + rank * (rows // world)
+    return np.arange(first, first + rows // world, dtype=np.int64)
+
+
 class Rows:
     """Which rows belong to which step: what token windows and packed conversations share.
 
@@ -106,29 +122,27 @@ class Rows:
 
     def at(self, step: int, rank: int = 0, world: int = 1) -> Numbers:
         """Row numbers of one rank at a step; the ranks' rows in order are those of a world of one."""
-        if not 0 <= rank < world:
-            raise AthanorError(f"rank={rank} of world={world}", allowed=f"0 to {world - 1}")
-        if self.rows % world:
-            raise AthanorError(
-                f"{self.rows} rows per step cannot be shared by {world} machines", allowed=f"a multiple of {world}"
-            )
-        share = self.rows // world
-        first = step * self.rows + rank * share
-        counted = np.arange(first, first + share, dtype=np.int64)
-        chosen = np.empty(share, dtype=np.int64)
-        epochs = counted // self.count
+        return self.numbers(share_of(step, self.rows, rank, world))
+
+    def numbers(self, places: Numbers) -> Numbers:
+        """Which row stands at each place of the endless order: one epoch behind the other."""
+        chosen = np.empty(len(places), dtype=np.int64)
+        epochs = places // self.count
         for epoch in np.unique(epochs):
             mine = epochs == epoch
-            chosen[mine] = self.shuffle.places(counted[mine] % self.count, int(epoch))
+            chosen[mine] = self.shuffle.places(places[mine] % self.count, int(epoch))
         return chosen
+
+    def places_of(self, numbers: Numbers, before: int) -> Numbers:
+        """The places below `before` of the endless order at which these rows stand, in order."""
+        epochs = range(-(-before // self.count))
+        found = [self.shuffle.numbers(numbers, epoch) + epoch * self.count for epoch in epochs]
+        places = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
+        return places[places < before]
 
     def steps_of(self, numbers: Numbers, before: int) -> list[int]:
         """The steps below `before` that hold any of these rows, in order."""
-        steps: set[int] = set()
-        for epoch in range(-(-before * self.rows // self.count)):
-            places = self.shuffle.numbers(numbers, epoch) + epoch * self.count
-            steps.update((places // self.rows).tolist())
-        return sorted(step for step in steps if step < before)
+        return np.unique(self.places_of(numbers, before * self.rows) // self.rows).tolist()
 
 
 class Batches:
@@ -148,22 +162,26 @@ class Batches:
             raise AthanorError(f"the corpus holds {tokens.tokens} tokens: nothing to learn", fix="add documents")
         self.tokens, self.context, self.rows = tokens, context, rows
         self.windows = -(-tokens.tokens // context)
-        self._rows = Rows(self.windows, rows, seed)
+        self.order = Rows(self.windows, rows, seed)
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps after which every token was seen once."""
-        return self._rows.steps_per_epoch
+        return self.order.steps_per_epoch
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """The rows of `rank` at `step`."""
-        numbers = self._rows.at(step, rank, world)
+        numbers = self.order.at(step, rank, world)
         return self._stack([self.window(int(number)) for number in numbers])
 
     def documents_of(self, step: int) -> list[int]:
         """Numbers of the documents that a step reads, in the order of its rows."""
+        return self.documents_in(self.order.at(step))
+
+    def documents_in(self, windows: Numbers) -> list[int]:
+        """Numbers of the documents that these windows hold, each once, in their order."""
         found: dict[int, None] = {}
-        for number in self._rows.at(step):
+        for number in windows:
             first = int(number) * self.context
             ends = [first, min(first + self.context, self.tokens.tokens) - 1]
             one, other = np.searchsorted(self.tokens.starts_D, ends, side="right") - 1
@@ -191,10 +209,13 @@ class Batches:
 
     def steps_of(self, document: int, before: int, start: int = 0, stop: int | None = None) -> list[int]:
         """The steps below `before` at which tokens `start` to `stop` of a document were read (unset: all of it)."""
+        return self.order.steps_of(self.windows_of(document, start, stop), before)
+
+    def windows_of(self, document: int, start: int = 0, stop: int | None = None) -> Numbers:
+        """The windows that hold tokens `start` to `stop` of a document (unset: all of it)."""
         first, end = (int(place) for place in self.tokens.starts_D[document : document + 2])
         last = min(end, first + stop if stop is not None else end) - 1
-        windows = np.arange((first + start) // self.context, last // self.context + 1, dtype=np.int64)
-        return self._rows.steps_of(windows, before)
+        return np.arange((first + start) // self.context, last // self.context + 1, dtype=np.int64)
 
     @staticmethod
     def _stack(windows: list[tuple[Numbers, Numbers, Numbers]]) -> Batch:

@@ -11,8 +11,9 @@ from athanor.base.files import read_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
-from athanor.data.instruct.exercises import TRAIN
+from athanor.data.instruct.names import TRAIN
 from athanor.data.packing.batches import Batches, Rows
+from athanor.data.packing.mixture import MIXTURE
 from athanor.data.shards import read_shards
 from athanor.store.artifact import Artifact
 from athanor.store.index import DocumentIndex, Occurrence, build_index
@@ -38,6 +39,11 @@ def index_documents(
 
     Parents: corpus, shards, conversations, and the models that learnt from them (pretrained, finetuned).
     """
+    if MIXTURE in parents["shards"].record["files"]:
+        raise AthanorError(
+            f"{parents['shards'].id} is a mixture: an index over several corpora (SPEC L2) is not built yet",
+            fix="index one of its sources: that corpus and the shards packed from it",
+        )
     (folder / INDEX).mkdir()
 
     def texts() -> Any:

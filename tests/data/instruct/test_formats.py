@@ -8,14 +8,13 @@ import pytest
 
 from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
-from athanor.data.instruct.exercises import TRAIN
-from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson, to_alpaca, to_openai, to_sharegpt
-from athanor.data.instruct.lessons import HELDOUT, InstructSettings, fingerprint, read_instructions
+from athanor.data.instruct.exports import to_alpaca, to_openai, to_sharegpt
+from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson
+from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions
+from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
-from tests.conftest import REAL_DATA
 from tests.data.conftest import RunStep
 
-SHARED = REAL_DATA / "instruct"
 TOOL = {
     "name": "add",
     "description": "Adds.",
@@ -170,29 +169,3 @@ def test_what_holds_nothing_is_refused(tmp_path: Path, run_step: RunStep) -> Non
     (tmp_path / "a.json").write_text('{"one": "object"}')
     with pytest.raises(AthanorError, match="holds no list"):
         run_step(read_instructions, InstructSettings(path=str(tmp_path / "a.json")))
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets are not here (ATHANOR_TEST_DATA)")
-@pytest.mark.parametrize(
-    ("name", "rows", "refused"),
-    [
-        ("alpaca_en_demo", 999, 0), ("alpaca_zh_demo", 1_000, 0), ("identity", 91, 0), ("v1_sft_demo", 500, 0),
-        ("glaive_toolcall_en_demo", 300, 0), ("glaive_toolcall_zh_demo", 300, 2),
-        ("fastchat_dummy_conversation", 500, 0),
-        ("dpo_en_demo", 300, 0), ("kto_en_demo", 300, 0),
-    ],
-)  # fmt: skip
-def test_real_files(name: str, rows: int, refused: int) -> None:
-    """The demonstration files that users of other tools begin with; two rows of one have a result without a call."""
-    with gzip.open(SHARED / f"{name}.jsonl.gz", "rt") as file:
-        lines = [json.loads(line) for line in file]
-    bad = 0
-    for number, row in enumerate(lines):
-        try:
-            lesson = read_lesson(row, f"row {number}")
-        except AthanorError:
-            bad += 1
-            continue
-        if isinstance(lesson, Conversation) and not any(turn.content and turn.tool_calls for turn in lesson.turns):
-            assert read_lesson(to_sharegpt(lesson), "again").turns == lesson.turns
-    assert (len(lines), bad) == (rows, refused)
