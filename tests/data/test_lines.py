@@ -80,9 +80,7 @@ def test_damaged_lines():
         line = bytearray(chance.choice(good).encode())
         for _ in range(chance.choice((0, 1, 1, 2))):
             place = chance.randrange(len(line))
-            byte = chance.choice(
-                (*b'"\\{}[],:0-.eE \t\r', 0, 0x1F, 0x7F, 0x80, 0xC0, 0xED, 0xF4, 0xFF, chance.randrange(256))
-            )
+            byte = chance.choice((*odd, chance.randrange(256)))
             change = chance.randrange(3)
             line[place : place + (change != 1)] = b"" if change == 0 else bytes([byte])
         lines.append(bytes(line).replace(b"\n", b" "))
@@ -95,8 +93,8 @@ def test_damaged_lines():
     "line",
     [
         b'{"text": "\xed\xa0\x80"}', b'{"text": "\xc0\xaf"}', b'{"text": "\xe0\x80\xaf"}',
-        b'{"text": "\xf4\x90\x80\x80"}', b'{"text": "\xf0\x80\x80\xaf"}', b'{"text": "\xe6\xb1"}', b'{"text": "\xe6\xb1',
-        b'{"text": "\\ud800"}', b'{"text": "\\ud800\\u0041"}', b'{"text": "\\udc00"}', b'{"text": "\\u12"}',
+        b'{"text": "\xf4\x90\x80\x80"}', b'{"text": "\xf0\x80\x80\xaf"}', b'{"text": "\xe6\xb1"}',
+        b'{"text": "\xe6\xb1',         b'{"text": "\\ud800"}', b'{"text": "\\ud800\\u0041"}', b'{"text": "\\udc00"}', b'{"text": "\\u12"}',
         b'{"text": "\\x"}', b'{"text": "a\tb"}', b'{"text": "a", "n": 01}', b'{"text": "a", "n": 1.}',
         b'{"text": "a", "n": .5}', b'{"text": "a", "n": -}', b'{"text": "a", "n": NaN}', b'{"text": "a",}',
         b'{"text": "a"}}', b'{"text": "a"} x', b'["text"]', b'{"text"}', b'\xef\xbb\xbf{"text": "a"}',
