@@ -94,7 +94,8 @@ def test_damaged_lines():
     [
         b'{"text": "\xed\xa0\x80"}', b'{"text": "\xc0\xaf"}', b'{"text": "\xe0\x80\xaf"}',
         b'{"text": "\xf4\x90\x80\x80"}', b'{"text": "\xf0\x80\x80\xaf"}', b'{"text": "\xe6\xb1"}',
-        b'{"text": "\xe6\xb1',         b'{"text": "\\ud800"}', b'{"text": "\\ud800\\u0041"}', b'{"text": "\\udc00"}', b'{"text": "\\u12"}',
+        b'{"text": "\xe6\xb1', b'{"text": "\\ud800"}', b'{"text": "\\ud800\\u0041"}', b'{"text": "\\udc00"}',
+        b'{"text": "\\u12"}',
         b'{"text": "\\x"}', b'{"text": "a\tb"}', b'{"text": "a", "n": 01}', b'{"text": "a", "n": 1.}',
         b'{"text": "a", "n": .5}', b'{"text": "a", "n": -}', b'{"text": "a", "n": NaN}', b'{"text": "a",}',
         b'{"text": "a"}}', b'{"text": "a"} x', b'["text"]', b'{"text"}', b'\xef\xbb\xbf{"text": "a"}',
