@@ -72,8 +72,9 @@ def describe() -> str:
     return _open()[1]
 
 
+@cache
 def function(name: str) -> Callable[..., int]:
-    """A function of the library: takes whole numbers and pointers (`pointer`), gives a whole number.
+    """A function of the library: takes whole numbers, pointers (`pointer`) and bytes, gives a whole number.
 
     Raises:
         MemoryError: from the function, when the library got no memory.
@@ -82,14 +83,13 @@ def function(name: str) -> Callable[..., int]:
     assert library is not None, "callers ask `available` first"
     called = library[name]
     called.restype = ctypes.c_int64
+    as_it_is = (ctypes.c_void_p, bytes)
 
     def call(*arguments: Any) -> int:
-        result = called(
-            *[value if isinstance(value, ctypes.c_void_p) else ctypes.c_int64(value) for value in arguments]
-        )
+        result = called(*[value if isinstance(value, as_it_is) else ctypes.c_int64(value) for value in arguments])
         if result == OUT_OF_MEMORY:
             raise MemoryError(f"{name} of the C library got no memory")
-        return result
+        return int(result)
 
     return call
 

@@ -5,7 +5,7 @@ Shapes: L lines of a block, D documents among them (lines that are not empty).
 
 import gzip
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -35,12 +35,15 @@ class LineBlock:
         data: their bytes, a line feed behind each.
         starts_D, ends_D: where each document's line lies in `data`, without its line feed.
         texts: the documents' texts; a list where the C library is not in use.
+        spans_DF2: where the values of the fields asked for lie in `data` (first byte, and the one behind the last), -1
+            where there is none or only a full parser can tell; None where the C library is not in use.
     """
 
     data: bytes
     starts_D: Places
     ends_D: Places
     texts: Texts
+    spans_DF2: Places | None = None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The documents' whole rows."""
@@ -74,45 +77,63 @@ def read_line_blocks(path: Path) -> Iterator[LineBlock]:
     Raises:
         AthanorError: names the first line that is no JSON object with a string "text".
     """
-    return _read_blocks(path, read_lines)
+    for piece in whole_lines(path):
+        yield piece.read(read_lines)
 
 
 def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
     """The documents' whole rows, in lists of about 512 kB; errors as above."""
-    return _read_blocks(path, lambda data: [_parse(line) for line in data.split(b"\n") if line])
+    for piece in whole_lines(path):
+        yield piece.read(lambda data: [_parse(line) for line in data.split(b"\n") if line])
 
 
-def _read_blocks(path: Path, read: Callable[[bytes], Read]) -> Iterator[Read]:
-    before = 0
-    for data in _whole_lines(path):
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some whole lines of a file, and how many bytes of it stand before them."""
+
+    path: Path
+    data: bytes
+    before: int
+
+    def read(self, read: Callable[[bytes], Read]) -> Read:
+        """What `read` makes of the lines.
+
+        Raises:
+            AthanorError: instead of a ValueError; it names the first line that is no JSON object with a string "text".
+        """
         try:
-            yield read(data)
+            return read(self.data)
         except ValueError:
-            raise _explain(path, data, before) from None
-        before += len(data)
+            raise _explain(self.path, self.data, self.before) from None
 
 
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    """The bytes of a file, cut behind line feeds; one is added where the last is missing."""
+def whole_lines(path: Path) -> Iterator[Piece]:
+    """A file in pieces of about 512 kB, cut behind line feeds; one is added where the last is missing."""
     begun: list[bytes] = []  # of a line whose end was not read yet
+    before = 0
     with open_bytes(path) as file:
-        while piece := file.read(BLOCK):
-            cut = piece.rfind(b"\n") + 1
+        while block := file.read(BLOCK):
+            cut = block.rfind(b"\n") + 1
             if cut:
-                yield b"".join([*begun, piece[:cut]])
+                piece = Piece(path, b"".join([*begun, block[:cut]]), before)
+                yield piece
+                before += len(piece.data)
                 begun = []
-            begun.append(piece[cut:])
+            begun.append(block[cut:])
     if any(begun):
-        yield b"".join([*begun, b"\n"])
+        yield Piece(path, b"".join([*begun, b"\n"]), before)
 
 
-def read_lines(data: bytes) -> LineBlock:
+def read_lines(data: bytes, fields: Sequence[str] = ()) -> LineBlock:
     """The documents in whole lines.
+
+    Args:
+        fields: other fields than the text whose places are wanted.
 
     Raises:
         ValueError: a line is no JSON object with a string "text".
     """
-    return _read_native(data) if native.available() else _read_plain(data)
+    return _read_native(data, fields) if native.available() else _read_plain(data)
 
 
 def _read_plain(data: bytes) -> LineBlock:
@@ -123,26 +144,27 @@ def _read_plain(data: bytes) -> LineBlock:
     return LineBlock(data, (ends_L - sizes_L)[sizes_L > 1], ends_L[sizes_L > 1] - 1, texts)
 
 
-def _read_native(data: bytes) -> LineBlock:
+def _read_native(data: bytes, fields: Sequence[str]) -> LineBlock:
     lines = data.count(b"\n")
     source, texts_B = np.frombuffer(data, np.uint8), np.empty(len(data), np.uint8)
     ends_L, text_ends_L, states_L = np.empty(lines, np.int64), np.empty(lines, np.int64), np.empty(lines, np.uint8)
+    spans_LF2 = np.empty((lines, len(fields), 2), np.int64)
     native.function("athanor_json_texts")(
-        native.pointer(source, np.uint8), len(data), native.pointer(texts_B, np.uint8),
-        native.pointer(ends_L, np.int64), native.pointer(text_ends_L, np.int64), native.pointer(states_L, np.uint8),
-        lines,
+        native.pointer(source, np.uint8), len(data), b"".join(name.encode() + b"\0" for name in fields), len(fields),
+        native.pointer(texts_B, np.uint8), native.pointer(ends_L, np.int64), native.pointer(text_ends_L, np.int64),
+        native.pointer(states_L, np.uint8), native.pointer(spans_LF2, np.int64), lines,
     )  # fmt: skip
     starts_L = np.concatenate(([0], ends_L[:-1])) if lines else ends_L
     documents = np.flatnonzero(states_L != EMPTY)
-    texts = TextBlock(texts_B, text_ends_L[documents])
+    texts, spans_DF2 = TextBlock(texts_B, text_ends_L[documents]), spans_LF2[documents]
     starts_D, ends_D = starts_L[documents], ends_L[documents] - 1
     uncertain = np.flatnonzero(states_L[documents] == UNCERTAIN).tolist()
     if uncertain:
+        spans_DF2[uncertain] = -1
         found = {number: _parse(data[starts_D[number] : ends_D[number]])["text"].encode() for number in uncertain}
-        texts = TextBlock.of_bytes(
-            [found[number] if number in found else texts.encoded(number) for number in range(len(texts))]
-        )
-    return LineBlock(data, starts_D, ends_D, texts)
+        every = range(len(texts))
+        texts = TextBlock.of_bytes([found[number] if number in found else texts.encoded(number) for number in every])
+    return LineBlock(data, starts_D, ends_D, texts, spans_DF2)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -187,14 +187,23 @@ static int read_word(Reader *in, const char *word) {
     return 1;
 }
 
-static int read_object(Reader *in, uint8_t *out, uint8_t **text, uint8_t **text_end, int depth);
+/* What is wanted of a row: its last "text", and where the values of other fields stand. */
+typedef struct {
+    uint8_t *text, *text_end;
+    const char *names; /* of the fields, each with a zero behind it */
+    int64_t fields;
+    int64_t *spans; /* of the value of each field: first byte, and the one behind the last; -1: it is not there */
+    const uint8_t *data;
+} Found;
+
+static int read_object(Reader *in, uint8_t *out, Found *found, int depth);
 
 /* Any value; whether it is certain. `out` is room for its strings. */
 static int read_value(Reader *in, uint8_t *out, int depth) {
     if (in->place == in->end || depth > DEEPEST) return 0;
     switch (*in->place) {
     case '"': in->place++; return read_string(in, out) != NULL;
-    case '{': in->place++; return read_object(in, out, NULL, NULL, depth + 1);
+    case '{': in->place++; return read_object(in, out, NULL, depth + 1);
     case 't': return read_word(in, "true");
     case 'f': return read_word(in, "false");
     case 'n': return read_word(in, "null");
@@ -213,8 +222,18 @@ static int read_value(Reader *in, uint8_t *out, int depth) {
     }
 }
 
-/* An object behind its brace; of the outermost one the last "text" is left at *text to *text_end. */
-static int read_object(Reader *in, uint8_t *out, uint8_t **text, uint8_t **text_end, int depth) {
+/* Notes where the value of a field stands, if it is wanted. */
+static void note_field(Found *found, const uint8_t *name, int64_t size, const uint8_t *value, const uint8_t *end) {
+    const char *wanted = found->names;
+    for (int64_t field = 0; field < found->fields; field++, wanted += strlen(wanted) + 1) {
+        if ((int64_t)strlen(wanted) != size || memcmp(wanted, name, (size_t)size)) continue;
+        found->spans[2 * field] = value - found->data;
+        found->spans[2 * field + 1] = end - found->data;
+    }
+}
+
+/* An object behind its brace; `found` is for the outermost one. */
+static int read_object(Reader *in, uint8_t *out, Found *found, int depth) {
     skip_blanks(in);
     if (take(in, '}')) return 1;
     for (;;) {
@@ -222,17 +241,21 @@ static int read_object(Reader *in, uint8_t *out, uint8_t **text, uint8_t **text_
         if (!take(in, '"')) return 0;
         const uint8_t *name = in->place;
         uint8_t *name_end = read_string(in, out);
-        if (!name_end || name_end - out != in->place - 1 - name) return 0; /* a name with escapes */
+        int64_t size = in->place - 1 - name;
+        if (!name_end || name_end - out != size) return 0; /* a name with escapes */
         skip_blanks(in);
         if (!take(in, ':')) return 0;
         skip_blanks(in);
-        if (text && name_end - out == 4 && !memcmp(out, "text", 4)) {
+        const uint8_t *value = in->place;
+        if (found && size == 4 && !memcmp(name, "text", 4)) {
             if (!take(in, '"')) return 0;
-            if (!(*text_end = read_string(in, out))) return 0;
-            *text = out;
-            out = *text_end;
+            if (!(found->text_end = read_string(in, out))) return 0;
+            found->text = out;
+            out = found->text_end;
         } else if (!read_value(in, out, depth)) {
             return 0;
+        } else if (found) {
+            note_field(found, name, size, value, in->place);
         }
         skip_blanks(in);
         if (take(in, '}')) return 1;
@@ -240,37 +263,87 @@ static int read_object(Reader *in, uint8_t *out, uint8_t **text, uint8_t **text_
     }
 }
 
-/* The texts of all whole lines of a block.
+/* The texts of all whole lines of a block, and where the values of other fields stand.
 
-   data, size: the block. texts: room for `size` bytes; gets the texts one behind the other. line_ends, text_ends,
-   states: room for `most` lines: where line and text end, and whether the text was found (0), the line is empty (1) or
-   a full parser must be asked (2; its text is empty here). Returns how many lines were read; what stands behind the
-   last line feed is none. */
-EXPORT int64_t athanor_json_texts(const uint8_t *data, int64_t size, uint8_t *texts, int64_t *line_ends,
-                                  int64_t *text_ends, uint8_t *states, int64_t most) {
+   data, size: the block. names, fields: of the other fields (Found). texts: room for `size` bytes; gets the texts one
+   behind the other. line_ends, text_ends, states: room for `most` lines: where line and text end, and whether the text
+   was found (0), the line is empty (1) or a full parser must be asked (2; its text is empty here). spans: two numbers
+   for each line and field. Returns how many lines were read; what stands behind the last line feed is none. */
+EXPORT int64_t athanor_json_texts(const uint8_t *data, int64_t size, const char *names, int64_t fields, uint8_t *texts,
+                                  int64_t *line_ends, int64_t *text_ends, uint8_t *states, int64_t *spans,
+                                  int64_t most) {
     const uint8_t *place = data, *end = data + size;
     uint8_t *out = texts;
     int64_t lines = 0;
     while (lines < most && place < end) {
         const uint8_t *line_end = memchr(place, '\n', (size_t)(end - place));
         if (!line_end) break;
-        uint8_t *text = NULL, *text_end = NULL;
+        Found found = {NULL, NULL, names, fields, spans + 2 * fields * lines, data};
         Reader in = {place, line_end};
+        for (int64_t number = 0; number < 2 * fields; number++) found.spans[number] = -1;
+        states[lines] = UNCERTAIN;
+        skip_blanks(&in);
         if (place == line_end) {
             states[lines] = EMPTY;
-        } else {
+        } else if (take(&in, '{') && read_object(&in, out, &found, 0) && found.text) {
             skip_blanks(&in);
-            int certain = take(&in, '{') && read_object(&in, out, &text, &text_end, 0) && text;
-            skip_blanks(&in);
-            states[lines] = certain && in.place == line_end ? FOUND : UNCERTAIN;
+            states[lines] = in.place == line_end ? FOUND : UNCERTAIN;
         }
-        if (text && states[lines] == FOUND) {
-            memmove(out, text, (size_t)(text_end - text));
-            out += text_end - text;
+        if (states[lines] == FOUND) {
+            memmove(out, found.text, (size_t)(found.text_end - found.text));
+            out += found.text_end - found.text;
         }
         place = line_end + 1;
         text_ends[lines] = out - texts;
         line_ends[lines++] = place - data;
     }
     return lines;
+}
+
+static uint8_t *append(uint8_t *out, const void *bytes, size_t size) {
+    memcpy(out, bytes, size);
+    return out + size;
+}
+
+static uint8_t *append_number(uint8_t *out, int64_t number) {
+    uint8_t digits[20];
+    int count = 0;
+    do digits[count++] = (uint8_t)('0' + number % 10);
+    while (number /= 10);
+    while (count) *out++ = digits[--count];
+    return out;
+}
+
+/* A row of a table of documents: {"id": …, "source": …, "language": …, "bytes": …, "characters": …}.
+
+   spans: of id, source and language in `data`, as above. data_B, ends: the documents' texts. out: room for what the
+   spans hold and 128 bytes for each document. plain: gets 0 for a document whose values are no plain strings (or
+   no language or null), which gets no row. row_ends: where each row ends. Returns 0. */
+EXPORT int64_t athanor_document_rows(const uint8_t *data, const int64_t *spans, const uint8_t *data_B,
+                                     const int64_t *ends, int64_t documents, uint8_t *out, int64_t *row_ends,
+                                     uint8_t *plain) {
+    static const char *const before[3] = {"{\"id\": ", ", \"source\": ", ", \"language\": "};
+    const uint8_t *begin = out;
+    for (int64_t d = 0; d < documents; d++, spans += 6) {
+        uint8_t *row = out;
+        int64_t characters = 0, first = d ? ends[d - 1] : 0;
+        plain[d] = 1;
+        for (int field = 0; field < 3; field++) {
+            const uint8_t *value = spans[2 * field] < 0 ? (const uint8_t *)"null" : data + spans[2 * field];
+            size_t size = spans[2 * field] < 0 ? 4 : (size_t)(spans[2 * field + 1] - spans[2 * field]);
+            int null = field == 2 && size == 4 && !memcmp(value, "null", 4);
+            if (!null && (*value != '"' || memchr(value, '\\', size))) plain[d] = 0;
+            out = append(out, before[field], strlen(before[field]));
+            out = append(out, value, size);
+        }
+        for (int64_t place = first; place < ends[d]; place++) characters += (data_B[place] & 0xC0) != 0x80;
+        out = append(out, ", \"bytes\": ", 11);
+        out = append_number(out, ends[d] - first);
+        out = append(out, ", \"characters\": ", 16);
+        out = append_number(out, characters);
+        out = append(out, "}\n", 2);
+        if (!plain[d]) out = row;
+        row_ends[d] = out - begin;
+    }
+    return 0;
 }

@@ -1,16 +1,15 @@
 """Byte-level BPE by the C library (athanor/native/bpe.c), where it does what the `tokenizers` library does.
 
-It merges by the same list of merges in the same order, so only three things have to hold, and are checked: the text is
-cut by a pattern that the library knows, the classes of characters are those of `tokenizers` (which is asked), and the
-model has nothing beside merges (dropout, affixes, tokens looked up whole that no merge makes).
+It merges by the same list of merges in the same order, so only three things have to hold: the text is cut by a pattern
+that the library knows, the classes of characters are those of `tokenizers` (which is asked), and the model has nothing
+beside merges (dropout, affixes, tokens looked up whole that no merge makes), which `fast.py` checks.
 
 Shapes: D texts, T tokens.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from tokenizers import Regex, normalizers
 
 from athanor.base import native
 from athanor.base.textblock import TextBlock
-from athanor.tokens.letters import bytes_of
+from athanor.tokens.letters import BYTE_TO_LETTER
 from athanor.tokens.pipelines import CL100K, GPT2, PIECES, QWEN2
 
 OTHER, LETTER, NUMBER, SPACE = range(4)  # classes of characters in bpe.c
@@ -69,28 +68,21 @@ class CompiledEncoder:
         return ids_T[: ends_D[-1] if len(ends_D) else 0], ends_D
 
 
-def compiled_encoder(
-    pattern: str, model: dict[str, Any], pairs: Sequence[tuple[str, str]], proven: bool
-) -> CompiledEncoder | None:
-    """The library's encoder for a BPE model of `tokenizers`; None where they might differ.
+def compiled_encoder(pattern: str, ids: Mapping[str, int], pairs: Sequence[tuple[str, str]]) -> CompiledEncoder | None:
+    """The library's encoder for a model of `tokenizers` that does nothing but merge; None where they might differ.
 
     Args:
         pattern: by which the tokenizer cuts text.
-        model: as tokenizer.json writes it.
-        pairs: its merges.
-        proven: whether every token is what merging its bytes gives (fast.py, condition 1).
+        ids: its vocabulary.
+        pairs: its merges, in order.
     """
     if not native.available() or pattern not in FORMS or character_kinds() is None:
         return None
-    if model.get("ignore_merges") and not proven:
-        return None
-    ids: dict[str, int] = model["vocab"]
+    by_byte = [ids.get(BYTE_TO_LETTER[byte]) for byte in range(256)]
     rows = [(ids.get(left), ids.get(right), ids.get(left + right)) for left, right in pairs]
-    by_byte = {data[0]: index for token, index in ids.items() if len(data := bytes_of(token) or b"") == 1}
-    if len(by_byte) < 256 or not len(set(pairs)) == len(pairs) < MOST_MERGES or any(None in row for row in rows):
+    if None in by_byte or any(None in row for row in rows) or not len(set(pairs)) == len(pairs) < MOST_MERGES:
         return None
-    byte_ids = np.array([by_byte[byte] for byte in range(256)], dtype=np.uint32)
-    return CompiledEncoder(pattern, byte_ids, np.array(rows, dtype=np.uint32).reshape(-1, 3))
+    return CompiledEncoder(pattern, np.array(by_byte, np.uint32), np.array(rows, np.uint32).reshape(-1, 3))
 
 
 @cache

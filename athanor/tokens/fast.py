@@ -1,5 +1,5 @@
-"""Byte-level BPE by the C library (`compiled.py`), or else through tiktoken's core, where that provably gives the ids of
-the `tokenizers` library.
+"""Byte-level BPE by the C library (`compiled.py`), or else through tiktoken's core, where that provably gives the ids
+of the `tokenizers` library.
 
 `tokenizers` (the reference) merges the pair that stands first in the list of merges; tiktoken merges the pair whose
 bytes are the token of the lowest rank, from a list of pairs or not. They do the same when
@@ -55,6 +55,11 @@ class FastEncoder(ABC):
         if self._compose and not text.isascii() and not _is_composed(text):
             return False
         return not any(token in text for token in self._apart)
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it takes any text."""
+        return not self._apart and not self._compose
 
     @abstractmethod
     def encode_block(self, texts: Sequence[str], mark: int | None = None) -> tuple[Ids, Places]:
@@ -120,11 +125,13 @@ def fast_encoder(core: tokenizers.Tokenizer) -> FastEncoder | None:
         return None
     if _has_more_than_merges(told["model"]):
         return None
-    ranked = _ranks(told["model"], {row["content"] for row in told["added_tokens"]})
+    added, model = {row["content"] for row in told["added_tokens"]}, told["model"]
     apart, compose = [row["content"] for row in told["added_tokens"] if not row["special"]], normalizer is not None
-    compiled = compiled_encoder(pattern, told["model"], _pairs(told["model"]["merges"]), ranked is not None)
-    if compiled is not None:
-        return CompiledFast(compiled, apart, compose)
+    if not model.get("ignore_merges") or _ranks(model, added) is not None:
+        compiled = compiled_encoder(pattern, model["vocab"], _pairs(model["merges"]))
+        if compiled is not None:
+            return CompiledFast(compiled, apart, compose)
+    ranked = _ranks(model, added)
     if ranked is None or not _same_classes():
         return None
     ranks, ids = ranked

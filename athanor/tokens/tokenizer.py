@@ -4,11 +4,8 @@ Shapes: T tokens of a text.
 """
 
 import json
-import os
 import secrets
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +16,9 @@ from numpy.typing import NDArray
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import write_atomic, write_json
-from athanor.tokens.compiled import Ids
-from athanor.tokens.fast import FastEncoder, Places, fast_encoder, join_ids
+from athanor.base.parallel import in_threads, processors
+from athanor.tokens.compiled import CompiledEncoder, Ids
+from athanor.tokens.fast import CompiledFast, FastEncoder, Places, fast_encoder, join_ids
 from athanor.tokens.folder import BACKEND, TEMPLATE, read_folder, special_by_role
 from athanor.tokens.learn import UNKNOWN, Kind, learn
 from athanor.tokens.letters import LETTER_TO_BYTE
@@ -133,7 +131,7 @@ class Tokenizer:
         Args:
             mark: an id to put before each text.
         """
-        portions, threads = _portions(texts), _processors()
+        portions, threads = _portions(texts), processors()
         first = list(islice(portions, 2))
         if sum(len(text) for portion in first for text in portion) >= WORTH:
             self.prepare_fast()
@@ -141,14 +139,14 @@ class Tokenizer:
             for portion in chain(first, portions):
                 yield self._encode_portion(portion, mark)
             return
-        waiting: deque[Future[tuple[Ids, Places]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            for portion in chain(first, portions):
-                waiting.append(pool.submit(self._encode_portion, portion, mark))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        yield from in_threads(lambda portion: self._encode_portion(portion, mark), chain(first, portions), threads)
+
+    def block_encoder(self, size: int) -> CompiledEncoder | None:
+        """What encodes blocks of any texts without looking at each, if the C library can and `size` letters are worth
+        making it ready."""
+        if size < WORTH or not self.prepare_fast() or not isinstance(self._fast, CompiledFast):
+            return None
+        return self._fast.encoder if self._fast.takes_all else None
 
     def encode_template(self, text: str) -> list[int]:
         """Token ids of a text that a chat template wrote: spelled special tokens are special, nothing is added.
@@ -306,8 +304,3 @@ def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
             portion, letters = [], 0
     if portion:
         yield portion
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

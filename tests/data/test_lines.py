@@ -38,11 +38,11 @@ def states(data):
     """What the C library says about each line of a block, and the texts."""
     count, source = data.count(b"\n"), np.frombuffer(data, np.uint8)
     texts_B, ends_L, text_ends_L = np.empty(len(data), np.uint8), np.empty(count, np.int64), np.empty(count, np.int64)
-    states_L = np.empty(count, np.uint8)
+    states_L, spans = np.empty(count, np.uint8), np.empty(0, np.int64)
     found = native.function("athanor_json_texts")(
-        native.pointer(source, np.uint8), len(data), native.pointer(texts_B, np.uint8),
+        native.pointer(source, np.uint8), len(data), b"", 0, native.pointer(texts_B, np.uint8),
         native.pointer(ends_L, np.int64), native.pointer(text_ends_L, np.int64), native.pointer(states_L, np.uint8),
-        count,
+        native.pointer(spans, np.int64), count,
     )  # fmt: skip
     assert found == count
     starts = [0, *text_ends_L.tolist()]
