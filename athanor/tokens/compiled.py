@@ -36,15 +36,15 @@ class CompiledEncoder:
     """Ids of ordinary text, as the reference gives them."""
 
     def __init__(self, pattern: str, byte_ids: Ids, merges: NDArray[np.uint32]):
-        """`merges`: left, right and made id of each, in order, (M, 3)."""
-        size = max(64, 1 << (2 * len(merges)).bit_length())
+        """`merges`: left, right and made ids, in order, (3, M)."""
+        left, right, made = merges
+        size = max(64, 1 << (2 * len(left)).bit_length())
         self._form, self._digits = FORMS[pattern]
         self._byte_ids, self._mask = byte_ids, size - 1
         self._table = np.empty(2 * size + size // 16, dtype=np.uint64)  # slots of 16 bytes, and their filter
-        left, right, made = (np.ascontiguousarray(column) for column in merges.T)
         native.function("athanor_bpe_table")(
             native.pointer(left, np.uint32), native.pointer(right, np.uint32), native.pointer(made, np.uint32),
-            len(merges), native.pointer(self._table, np.uint64), self._mask,
+            len(left), native.pointer(self._table, np.uint64), self._mask,
         )  # fmt: skip
         self._caches: deque[NDArray[np.uint64]] = deque()  # one for each thread that encodes
 
@@ -79,10 +79,11 @@ def compiled_encoder(pattern: str, ids: Mapping[str, int], pairs: Sequence[tuple
     if not native.available() or pattern not in FORMS or character_kinds() is None:
         return None
     by_byte = [ids.get(BYTE_TO_LETTER[byte]) for byte in range(256)]
-    rows = [(ids.get(left), ids.get(right), ids.get(left + right)) for left, right in pairs]
-    if None in by_byte or any(None in row for row in rows) or not len(set(pairs)) == len(pairs) < MOST_MERGES:
+    left, right = zip(*pairs, strict=True) if pairs else ((), ())
+    rows = [list(map(ids.get, column)) for column in (left, right, map(str.__add__, left, right))]
+    if any(None in column for column in (by_byte, *rows)) or not len(set(pairs)) == len(pairs) < MOST_MERGES:
         return None
-    return CompiledEncoder(pattern, np.array(by_byte, np.uint32), np.array(rows, np.uint32).reshape(-1, 3))
+    return CompiledEncoder(pattern, np.array(by_byte, np.uint32), np.array(rows, np.uint32))
 
 
 @cache
