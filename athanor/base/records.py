@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import zstandard
 
 from athanor.base.errors import AthanorError
@@ -25,8 +26,12 @@ def open_text(path: Path, mode: str = "r") -> IO[str]:
     if mode == "r":
         raw = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
         return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
-    writer = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(open(path, "wb"), closefd=True)
-    return io.TextIOWrapper(writer, encoding="utf-8", newline="\n")
+    return io.TextIOWrapper(open_compressed(path), encoding="utf-8", newline="\n")
+
+
+def open_compressed(path: Path) -> Any:
+    """A file to write bytes to, compressed with Zstandard."""
+    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(open(path, "wb"), closefd=True)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -38,12 +43,24 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                yield read_record(line)
             except json.JSONDecodeError as problem:
                 raise AthanorError(
                     f"{path}, line {number}: not a JSON object ({problem.msg})",
                     fix="the file is damaged or was edited: make it again",
                 ) from None
+
+
+def read_record(line: str) -> Any:
+    """One line of JSON.
+
+    Raises:
+        json.JSONDecodeError: it is none.
+    """
+    try:
+        return orjson.loads(line)  # three times as fast; it knows no NaN and no numbers of more than 64 bits
+    except ValueError:
+        return json.loads(line)
 
 
 def encode_record(row: dict[str, Any]) -> str:

@@ -28,6 +28,13 @@ class Stage:
         self.documents_out += 1
         self.bytes_out += size
 
+    def pass_on(self, documents: int, size: int) -> None:
+        """Count documents that reached this stage and went on."""
+        self.documents_in += documents
+        self.documents_out += documents
+        self.bytes_in += size
+        self.bytes_out += size
+
     def drop(self, reason: str, size: int, source: str, text: str = "") -> None:
         """Count one document that ends here, and keep it as an example while few are known.
 

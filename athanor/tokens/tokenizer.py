@@ -4,11 +4,8 @@ Shapes: T tokens of a text.
 """
 
 import json
-import os
 import secrets
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ from numpy.typing import NDArray
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import write_atomic, write_json
-from athanor.tokens.fast import FastEncoder, fast_encoder
+from athanor.base.parallel import in_threads, processors
+from athanor.tokens.compiled import CompiledEncoder, Ids
+from athanor.tokens.fast import CompiledFast, FastEncoder, Places, fast_encoder, join_ids
 from athanor.tokens.folder import BACKEND, TEMPLATE, read_folder, special_by_role
 from athanor.tokens.learn import UNKNOWN, Kind, learn
 from athanor.tokens.letters import LETTER_TO_BYTE
@@ -111,7 +110,7 @@ class Tokenizer:
         """Token ids of ordinary text; no special token is added or recognised."""
         fast = self._fast
         if fast is not None and self.core.encode_special_tokens and fast.takes(text):
-            return fast.encode(text).tolist()
+            return fast.encode_block([text])[0].tolist()
         return self._plain.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -119,27 +118,35 @@ class Tokenizer:
         return [ids.tolist() for ids in self.encode_corpus(texts)]
 
     def encode_corpus(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """Token ids of each text in order, (T,) each, the same as `encode`, without Python's lists of numbers.
+        """Token ids of each text in order, (T,) each, the same as `encode`, without Python's lists of numbers."""
+        for ids, ends in self.encode_blocks(texts):
+            yield from np.split(ids, ends[:-1])
 
-        Texts are read a few portions ahead of what is asked for, one portion to a thread; tiktoken's core where it is
-        proven to be exact (`fast`) and there is enough text to be worth its preparation, else the reference.
+    def encode_blocks(self, texts: Iterable[str], mark: int | None = None) -> Iterator[tuple[Ids, Places]]:
+        """(token ids of some texts one behind the other, where those of each text end), text by text in order.
+
+        Texts are read a few portions ahead of what is asked for, one portion to a thread; the fast encoder (`fast`)
+        where there is enough text to be worth its preparation, else the reference.
+
+        Args:
+            mark: an id to put before each text.
         """
-        portions, threads = _portions(texts), _processors()
+        portions, threads = _portions(texts), processors()
         first = list(islice(portions, 2))
         if sum(len(text) for portion in first for text in portion) >= WORTH:
             self.prepare_fast()
         if self._fast is None or len(first) < 2 or threads < 2:  # the reference has threads of its own
             for portion in chain(first, portions):
-                yield from self._encode_portion(portion)
+                yield self._encode_portion(portion, mark)
             return
-        waiting: deque[Future[list[NDArray[np.uint32]]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            for portion in chain(first, portions):
-                waiting.append(pool.submit(self._encode_portion, portion))
-                if len(waiting) > threads:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+        yield from in_threads(lambda portion: self._encode_portion(portion, mark), chain(first, portions), threads)
+
+    def block_encoder(self, size: int) -> CompiledEncoder | None:
+        """What encodes blocks of any texts without looking at each, if the C library can and `size` letters are worth
+        making it ready."""
+        if size < WORTH or not self.prepare_fast() or not isinstance(self._fast, CompiledFast):
+            return None
+        return self._fast.encoder if self._fast.takes_all else None
 
     def encode_template(self, text: str) -> list[int]:
         """Token ids of a text that a chat template wrote: spelled special tokens are special, nothing is added.
@@ -193,14 +200,18 @@ class Tokenizer:
             write_atomic(folder / TEMPLATE, template)
         write_json(folder / "tokenizer_config.json", config)
 
-    def _encode_portion(self, texts: list[str]) -> list[NDArray[np.uint32]]:
+    def _encode_portion(self, texts: list[str], mark: int | None) -> tuple[Ids, Places]:
         fast = self._fast
-        left = [text for text in texts if fast is None or not fast.takes(text)]
-        found = iter(self._plain.encode_batch_fast(left, add_special_tokens=False))
-        if fast is None:
-            return [np.array(row.ids, np.uint32) for row in found]
-        slow = set(left)
-        return [np.array(next(found).ids, np.uint32) if text in slow else fast.encode(text) for text in texts]
+        left = [number for number, text in enumerate(texts) if fast is None or not fast.takes(text)]
+        if fast is not None and not left:
+            return fast.encode_block(texts, mark)
+        slow = self._plain.encode_batch_fast([texts[number] for number in left], add_special_tokens=False)
+        rows = {number: np.array(row.ids, np.uint32) for number, row in zip(left, slow, strict=True)}
+        others = [number for number in range(len(texts)) if number not in rows]
+        if fast is not None and others:
+            ids, ends = fast.encode_block([texts[number] for number in others])
+            rows |= dict(zip(others, np.split(ids, ends[:-1]), strict=True))
+        return join_ids([rows[number] for number in range(len(texts))], mark)
 
 
 def _own_config(special: Mapping[str, int]) -> dict[str, Any]:
@@ -293,8 +304,3 @@ def _portions(texts: Iterable[str]) -> Iterator[list[str]]:
             portion, letters = [], 0
     if portion:
         yield portion
-
-
-def _processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -89,15 +89,15 @@ def main() -> None:
     if not tokenizer.prepare_fast():
         raise SystemExit("there is no fast encoder for this tokenizer")
     print(f"vocabulary {tokenizer.vocabulary}; made ready in {time.perf_counter() - start:.2f} s")
-    processors = module._processors
+    processors = module.processors
     for name, texts in corpora.items():
         size = sum(len(text.encode()) for text in texts) / MEGA
-        module._processors = lambda: 1
+        module.processors = lambda: 1
         times = measure(tokenizer, texts, args.rounds)
         middle = {run: statistics.median(spent) for run, spent in times.items()}
         ratio = statistics.median(a / b for a, b in zip(times["tokenizers"], times["encode_corpus"], strict=True))
         rates = "  ".join(f"{run} {size / spent:.1f}" for run, spent in middle.items())
-        module._processors = processors
+        module.processors = processors
         start = time.perf_counter()
         count = sum(len(ids) for ids in tokenizer.encode_corpus(texts))
         wall = time.perf_counter() - start

@@ -13,7 +13,7 @@ CHANGES = (
         "if rank == none or rank < before:",
         "if rank == none:",
         FAST,
-        "left_to_the_reference",
+        "another_order",
     ),
     Change(
         "the pair after a merge is the one before it",

@@ -1,6 +1,7 @@
 """The fast encoder: the reference's ids on every text, and no fast encoder where that cannot be proven."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
+from athanor.base import native
 from athanor.tokens import fast, pipelines
-from athanor.tokens.fast import fast_encoder
+from athanor.tokens.compiled import FORMS, KINDS, character_kinds
+from athanor.tokens.fast import PATTERNS, FastEncoder, TiktokenFast, fast_encoder
 from athanor.tokens.letters import letters_of
 from athanor.tokens.tokenizer import Tokenizer
 from tests.tokens import makers
@@ -25,8 +28,18 @@ ADVERSARIAL = [
 TEXTS = [*NASTY, *LEARN[:6], *random_texts(400), *random_words(150), "x<think> a</think>y", "e\u0301<think>"]
 
 
+@pytest.fixture(scope="module", autouse=True, params=["the C library", "tiktoken"])
+def encoder(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test runs with the C library and without it."""
+    if request.param == "the C library" and not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "available", lambda: request.param == "the C library")
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def ours() -> Tokenizer:
+def ours(encoder: str) -> Tokenizer:
     return Tokenizer.train(LEARN, 900)
 
 
@@ -87,8 +100,13 @@ def test_every_character_between_others(ours: Tokenizer) -> None:
     assert_same(ours, texts)
 
 
-def test_both_libraries_know_the_same_letters_digits_and_spaces() -> None:
+def test_all_libraries_know_the_same_letters_digits_and_spaces() -> None:
     assert fast._same_classes()
+    kinds = character_kinds()
+    assert kinds is not None and set(PATTERNS) == set(FORMS)
+    for kind, pattern in KINDS.items():
+        found = "".join(map(chr, np.flatnonzero(kinds == kind)))
+        assert normalizers.Replace(Regex(pattern), "").normalize_str(found) == ""
 
 
 def test_half_a_surrogate_pair_is_an_error_in_both(ours: Tokenizer) -> None:
@@ -123,7 +141,7 @@ def add_word_that_no_merge_makes(told: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    swap_merges, add_word_that_no_merge_makes,
+    add_word_that_no_merge_makes,
     lambda told: told["model"].update(dropout=0.1),
     lambda told: told["model"].update(end_of_word_suffix="</w>", merges=[]),
     lambda told: told.update(normalizer={"type": "Lowercase"}),
@@ -138,6 +156,18 @@ def test_what_is_not_exact_is_left_to_the_reference(change: Any) -> None:
     assert fast_encoder(with_model(change)) is None
 
 
+def encode(fast_one: FastEncoder, text: str) -> list[int]:
+    return fast_one.encode_block([text])[0].tolist()
+
+
+def test_merges_in_another_order_are_for_the_c_library_only(encoder: str) -> None:
+    core = with_model(swap_merges)
+    found = fast_encoder(core)
+    assert (found is not None) == (encoder == "the C library")
+    if found is not None:
+        assert all(encode(found, text) == core.encode(text).ids for text in TEXTS)
+
+
 def build(merges: list[tuple[bytes, bytes]], ids: list[bytes] | None = None) -> tokenizers.Tokenizer:
     tokens = ids or [*(bytes([byte]) for byte in range(256)), *dict.fromkeys(a + b for a, b in merges)]
     pairs = [(letters_of(left), letters_of(right)) for left, right in merges]
@@ -148,27 +178,42 @@ def build(merges: list[tuple[bytes, bytes]], ids: list[bytes] | None = None) -> 
     return core
 
 
-def test_a_pair_that_is_no_merge_but_spells_a_token_is_seen() -> None:
+def test_a_pair_that_is_no_merge_but_spells_a_token_is_seen(encoder: str) -> None:
     """With (a,b), (ab,c) and (b,c), the letters "bc" before "ab": the token abc is made of a and bc, no listed pair."""
     assert fast_encoder(build([(b"a", b"b"), (b"ab", b"c"), (b"b", b"c")])) is not None
-    assert fast_encoder(build([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")])) is None
+    other = fast_encoder(build([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]))
+    assert (other is None) == (encoder == "tiktoken")
 
 
-def test_a_tokenizer_without_a_fast_path_encodes_by_the_reference(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_fast_path_encodes_by_the_reference(encoder: str) -> None:
     tokenizer = Tokenizer(build([(b"b", b"c"), (b"a", b"b"), (b"ab", b"c")]))
     texts = ["abc abcab " * 30_000, "cab", ""]
     assert [ids.tolist() for ids in tokenizer.encode_corpus(texts)] == reference(tokenizer, texts)
-    assert not tokenizer.prepare_fast()
+    assert tokenizer.prepare_fast() == (encoder == "the C library")
+
+
+@pytest.mark.parametrize("mark", [None, 7])
+def test_marks_stand_before_each_text_whoever_encodes_it(ours: Tokenizer, mark: int | None) -> None:
+    slow = Tokenizer.train(LEARN, 900)  # its fast encoder is not made ready: the texts are few
+    told = json.loads(ours.core.to_str())
+    told["added_tokens"].append({**told["added_tokens"][0], "id": 900, "content": "<kept>", "special": False})
+    mixed = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(told)))
+    assert mixed.prepare_fast() and ours.prepare_fast()
+    texts = ["a b", "", "<kept> x", "好 <kept>", "end"]
+    for one, some in ((ours, texts), (slow, texts), (mixed, texts), (ours, []), (mixed, texts[2:3])):
+        blocks = list(one.encode_blocks(some, mark))
+        found = [part.tolist() for ids, ends in blocks for part in np.split(ids, ends[:-1])]
+        assert found == [[*([] if mark is None else [mark]), *one._plain.encode(text).ids] for text in some]
 
 
 def test_ids_need_not_be_in_the_order_of_merging() -> None:
     merges = [(b"a", b"b"), (b"ab", b"c"), (b"b", b"c"), (b"c", b"abc")]
     singles = [bytes([byte]) for byte in range(256)]
     core = build(merges, [b"cabc", b"bc", *reversed(singles), b"abc", b"ab"])
-    encoder = fast_encoder(core)
-    assert encoder is not None and encoder.ids is not None
+    found = fast_encoder(core)
+    assert found is not None and (not isinstance(found, TiktokenFast) or found.ids is not None)
     for text in ("abc", "cabc", "bcabcab", "xabcc cabcabbc", "äöü"):
-        assert encoder.encode(text).tolist() == core.encode(text).ids
+        assert encode(found, text) == core.encode(text).ids
 
 
 @settings(max_examples=300, deadline=None)
@@ -185,11 +230,11 @@ def test_random_merges_are_either_refused_or_exact(data: st.DataObject) -> None:
                 tokens.append(pair[0] + pair[1])
     shuffled = data.draw(st.permutations(merges)) if data.draw(st.booleans()) else merges
     core = build(shuffled)
-    encoder = fast_encoder(core)
-    if encoder is None:
+    found = fast_encoder(core)
+    if found is None:
         return
     for word in data.draw(st.lists(st.text("abc", min_size=1, max_size=14), min_size=1, max_size=10)):
-        assert encoder.encode(word).tolist() == core.encode(word).ids, (shuffled, word)
+        assert encode(found, word) == core.encode(word).ids, (shuffled, word)
 
 
 def test_most_learnt_vocabularies_are_taken(tmp_path: Path) -> None:

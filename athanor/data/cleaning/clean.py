@@ -20,7 +20,7 @@ from athanor.data.cleaning.language import guess_language, language_of
 from athanor.data.cleaning.personal import mask_personal
 from athanor.data.cleaning.repair import repair_text
 from athanor.data.copies.clusters import Copy
-from athanor.data.copies.deduplicate import NearCopyFinder, rank_by
+from athanor.data.copies.deduplicate import NearCopyFinder, in_batches, rank_by
 from athanor.data.copies.shingles import Places
 from athanor.data.document import Document, make_document
 from athanor.data.funnel import Funnel, Stage, describe_reasons
@@ -117,7 +117,7 @@ def clean_documents(
         if not kept.sizes:
             funnel.write(folder)
             raise _nothing_left(funnel, settings)
-        copies = finder.find(rank_by(np.array(kept.sizes)), lambda numbers: _texts(work / KEPT, numbers))
+        copies = finder.find(rank_by(np.array(kept.sizes)), lambda numbers: in_batches(_texts(work / KEPT, numbers)))
     _record_near_copies(copies, kept, funnel["near copies"], removed)
     write_records(folder / "duplicates.jsonl", removed)
     funnel.write(folder)

@@ -10,8 +10,7 @@ every word), R runs.
 """
 
 import functools
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,7 +208,7 @@ def _unit_tables() -> tuple[NDArray[np.uint8], Hashes]:
     bytes_3 = (units >> np.uint64(12)) | np.uint64(0xE0)
     bytes_3 |= (((units >> np.uint64(6)) & np.uint64(0x3F)) | np.uint64(0x80)) << np.uint64(8)
     bytes_3 |= ((units & np.uint64(0x3F)) | np.uint64(0x80)) << np.uint64(16)
-    return _lower_tables()[0][: 1 << 16].copy(), _spread(bytes_3)
+    return lower_tables()[0][: 1 << 16].copy(), _spread(bytes_3)
 
 
 @functools.cache
@@ -220,19 +219,25 @@ def _ascii_table() -> bytes:
 
 
 @functools.cache
-def _lower_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+def lower_tables() -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     """Each code point's class (of its lower case; SPECIAL where that is no simple exchange) and its lower case."""
     classes = character_classes().copy()
     lower = np.arange(len(classes), dtype=np.uint32)
-    for code in range(0x80, 0x1F000):  # beyond: no upper case up to Unicode 16
+    for code in _cased():
         small = chr(code).lower()
-        if small == chr(code) or 0xD800 <= code < 0xE000:
-            continue
         if len(small) == 1 and len(small.encode()) == len(chr(code).encode()) and code != 0x3A3:
             lower[code], classes[code] = ord(small), classes[ord(small)]
         else:
             classes[code] = SPECIAL
     return classes, lower
+
+
+def _cased() -> Iterator[int]:
+    """Code points outside ASCII that have another lower case; beyond 0x1F000 there are none up to Unicode 16."""
+    for first in (0x80, *range(0x100, 0xD800, 0x100), *range(0xE000, 0x1F000, 0x100)):
+        block = "".join(map(chr, range(first, first + 0x100 - first % 0x100)))
+        if block.lower() != block:
+            yield from (code for code, letter in enumerate(block, first) if letter.lower() != letter)
 
 
 def _lower(texts: Sequence[bytes]) -> tuple[Bytes, NDArray[np.bool_] | None, set[int]]:
@@ -243,7 +248,7 @@ def _lower(texts: Sequence[bytes]) -> tuple[Bytes, NDArray[np.bool_] | None, set
     leads_L = np.flatnonzero(codes_B >= 0xC0)
     if not len(leads_L):
         return low_B, None, set()
-    classes, lower = _lower_tables()
+    classes, lower = lower_tables()
     breaks_B: NDArray[np.bool_] | None = None
     special: set[int] = set()
     first_L = codes_B[leads_L]
@@ -317,9 +322,17 @@ def _hash_words(low_B: Bytes, starts_W: Places, ends_W: Places) -> Hashes:
         more = np.flatnonzero((left > 8) & (left <= LONGEST - 8))
         longer, starts, left = longer.take(more), starts.take(more), left.take(more)
     for number in beyond:
-        word = low_B[starts_W[number] : ends_W[number]].tobytes()
-        hashes_W[number] = int.from_bytes(hashlib.blake2b(word, digest_size=8).digest(), "little")
+        hashes_W[number] = _hash_long(low_B[starts_W[number] : ends_W[number]].tobytes())
     return _spread(hashes_W)
+
+
+def _hash_long(word: bytes) -> int:
+    """The number of one word, eight bytes by eight, before it is mixed."""
+    first, *others = (int.from_bytes(word[place : place + 8], "little") for place in range(0, len(word), 8))
+    for part in others:
+        first ^= first >> 31
+        first = (first * int(LONGER) + part) & 0xFFFFFFFFFFFFFFFF
+    return first
 
 
 def _spread(values: Hashes) -> Hashes:

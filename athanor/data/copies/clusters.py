@@ -10,7 +10,6 @@ Shapes: E entries (a document in a band it shares with others), N pairs, R runs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +20,7 @@ from athanor.data.copies.shingles import Hashes, Places
 
 PAIR_RUNS = 200_000  # runs compared at once: what fits in the cache
 Similarities = NDArray[np.float64]
-
-
-class Sets(Protocol):
-    """Sets of runs by number."""
-
-    def __getitem__(self, number: int, /) -> Hashes: ...
+CountShared = Callable[[Places, Places], Places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,39 +32,51 @@ class Copy:
     similarity: float
 
 
-def similarities(left_N: Places, right_N: Places, sets: Sets, least: float) -> Similarities:
+def similarities(
+    left_N: Places, right_N: Places, sizes_D: Places, count_shared: CountShared, least: float
+) -> Similarities:
     """The exact Jaccard similarity of each pair of sets of runs; 0 for pairs whose sizes alone forbid `least`.
 
     Args:
         left_N, right_N: numbers of the documents.
-        sets: by number, sorted and without repetitions, numbers below 2^52.
+        sizes_D: how many runs each document has.
+        count_shared: how many of them the documents of each pair share.
         least: the similarity that matters.
     """
-    sizes_L = np.array([len(sets[number]) for number in left_N.tolist()], dtype=np.int64)
-    sizes_R = np.array([len(sets[number]) for number in right_N.tolist()], dtype=np.int64)
+    sizes_L, sizes_R = sizes_D[left_N], sizes_D[right_N]
     found = np.zeros(len(left_N))
     possible = np.flatnonzero(np.minimum(sizes_L, sizes_R) >= least * np.maximum(sizes_L, sizes_R) * (1 - 1e-9))
-    total = np.cumsum((sizes_L + sizes_R)[possible])
-    start = 0
-    while start < len(possible):
-        so_far = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, so_far + PAIR_RUNS)))
-        part = possible[start : min(stop, start + (1 << (64 - SHINGLE_BITS)))]
-        shared = _count_shared([(sets[left_N[pair]], sets[right_N[pair]]) for pair in part])
-        union = sizes_L[part] + sizes_R[part] - shared
-        found[part] = np.where(union > 0, shared / np.maximum(union, 1), 0.0)
-        start += len(part)
+    shared = count_shared(left_N[possible], right_N[possible])
+    union = (sizes_L + sizes_R)[possible] - shared
+    found[possible] = np.where(union > 0, shared / np.maximum(union, 1), 0.0)
     return found
 
 
-def _count_shared(pairs: list[tuple[Hashes, Hashes]]) -> Places:
-    """How many numbers the two sets of each pair have in common."""
-    keys_R = np.concatenate([part for pair in pairs for part in pair])
-    sizes = np.array([len(left) + len(right) for left, right in pairs])
-    keys_R |= np.repeat(np.arange(len(pairs), dtype=np.uint64) << np.uint64(SHINGLE_BITS), sizes)
-    keys_R.sort()
-    twice = keys_R[1:][keys_R[1:] == keys_R[:-1]] >> np.uint64(SHINGLE_BITS)
-    return np.bincount(twice.astype(np.int64), minlength=len(pairs))
+def count_shared(runs_R: Hashes, starts_D: Places, left_N: Places, right_N: Places) -> Places:
+    """How many runs the sets of each pair share, in portions that fit in the cache.
+
+    Args:
+        runs_R: the sets one behind the other, each sorted and without repetitions, numbers below 2^52.
+        starts_D: set d is runs_R[starts_D[d] : starts_D[d + 1]].
+        left_N, right_N: numbers of sets.
+    """
+    sizes_D = np.diff(starts_D)
+    total = np.cumsum(sizes_D[left_N] + sizes_D[right_N])
+    found = np.zeros(len(left_N), dtype=np.int64)
+    start = 0
+    while start < len(left_N):
+        so_far = total[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(total, so_far + PAIR_RUNS)))
+        stop = min(stop, start + (1 << (64 - SHINGLE_BITS)), len(left_N))
+        both = np.stack([left_N[start:stop], right_N[start:stop]], axis=1).ravel()
+        keys_R = np.concatenate([runs_R[starts_D[number] : starts_D[number + 1]] for number in both])
+        pairs = np.repeat(np.arange(len(both), dtype=np.uint64) >> np.uint64(1), sizes_D[both])
+        keys_R |= pairs << np.uint64(SHINGLE_BITS)
+        keys_R.sort()
+        twice = keys_R[1:][keys_R[1:] == keys_R[:-1]] >> np.uint64(SHINGLE_BITS)
+        found[start:stop] = np.bincount(twice.astype(np.int64), minlength=stop - start)
+        start = stop
+    return found
 
 
 def decide(

@@ -9,16 +9,20 @@ of one that is longer). On disk beside the result: the band keys (128 bytes per 
 runs of the candidates (8 bytes each). The band keys are read from disk one band at a time, so their size is no limit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from athanor.base import native
+from athanor.data.copies import compiled
 from athanor.data.copies.byteshingles import hash_runs
-from athanor.data.copies.clusters import Copy, Similarities, decide, similarities
+from athanor.data.copies.clusters import Copy, Similarities, count_shared, decide, similarities
 from athanor.data.copies.minhash import BandFile, BandMaker, shared_bands
 from athanor.data.copies.shingles import Hashes, Places
+from athanor.data.lines import Texts, as_block, as_list
 
 BATCH_LETTERS = 1 << 18  # the arrays of one batch stay in the cache
 ALLOCATED = 30 << 20  # bytes; without it every array of a batch is mapped and unmapped, a fifth of the time
@@ -29,34 +33,40 @@ class ShingleFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.starts = [0]
         self._file = open(path, "wb")
-        self._map: NDArray[np.uint64] | None = None
+        self._sizes: list[Places] = []
 
     def __enter__(self) -> "ShingleFile":
         return self
 
     def __exit__(self, *problem: object) -> None:
         self._file.close()
-        self._map = None
+        self.__dict__.pop("_runs", None)
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+    def append(self, runs_R: Hashes, sizes_D: Places) -> None:
+        """Store the next sets, which stand one behind the other; all are stored before the first is read."""
+        self._file.write(runs_R.tobytes())
+        self._sizes.append(sizes_D)
 
-    def append(self, shingles_S: Hashes) -> None:
-        """Store the next set."""
-        self._file.write(shingles_S.tobytes())
-        self.starts.append(self.starts[-1] + len(shingles_S))
+    @cached_property
+    def sizes(self) -> Places:
+        """How many runs each set has."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *self._sizes])
 
-    def __getitem__(self, number: int) -> Hashes:
-        if self._map is None:
-            self._file.flush()
-            self._map = (
-                np.asarray(np.memmap(self.path, dtype=np.uint64, mode="r"))
-                if self.starts[-1]
-                else np.zeros(0, np.uint64)
-            )
-        return self._map[self.starts[number] : self.starts[number + 1]]
+    @cached_property
+    def _starts(self) -> Places:
+        return np.concatenate([[0], np.cumsum(self.sizes)])
+
+    @cached_property
+    def _runs(self) -> Hashes:
+        self._file.flush()
+        stored = bool(self._starts[-1])
+        return np.asarray(np.memmap(self.path, dtype=np.uint64, mode="r")) if stored else np.zeros(0, np.uint64)
+
+    def count_shared(self, left_N: Places, right_N: Places) -> Places:
+        """How many runs the sets of each pair share."""
+        count = compiled.count_shared if native.available() else count_shared
+        return count(self._runs, self._starts, left_N, right_N)
 
 
 def in_batches(texts: Iterable[str], most: int = BATCH_LETTERS) -> Iterator[list[str]]:
@@ -107,32 +117,43 @@ class NearCopyFinder:
         if waiting:
             self.add(waiting)
 
-    def add(self, texts: Sequence[str]) -> Places:
+    def add(self, texts: Texts) -> Places:
         """Take the next documents and return their sizes in bytes of UTF-8; batches of 256 KB are quickest."""
         self._flush()
-        batch = hash_runs(texts, self.run)
+        if native.available():
+            block = as_block(texts)
+            self._bands.append(self._make_bands.of_block(block, self.run))
+            return block.sizes_D
+        batch = hash_runs(as_list(texts), self.run)
         self._bands.append(self._make_bands(batch))
         return batch.bytes_D
 
-    def find(self, ranks_D: Places, read_texts: Callable[[Places], Iterable[str]]) -> list[Copy]:
+    def _store_sets(self, texts: Texts) -> None:
+        if native.available():
+            runs_R, ends_D = compiled.run_sets(as_block(texts), self.run)
+            self._sets.append(runs_R, np.diff(ends_D, prepend=0))
+        else:
+            sets = hash_runs(as_list(texts), self.run).sets()
+            self._sets.append(np.concatenate(sets), np.fromiter(map(len, sets), dtype=np.int64, count=len(sets)))
+
+    def find(self, ranks_D: Places, read_batches: Callable[[Places], Iterable[Texts]]) -> list[Copy]:
         """The documents to remove, in order of their numbers, each with the document that stays for it.
 
         Args:
             ranks_D: each document's rank, a permutation of 0 to D - 1; of two copies the lower rank stays.
-            read_texts: gives the texts of the documents with these numbers, which are in ascending order.
+            read_batches: gives the texts of the documents with these numbers, which are in ascending order.
         """
         self._flush()
         numbers_D = np.argsort(ranks_D)  # by rank
         group_E, rank_E = shared_bands(self._bands, ranks_D)
         candidates = np.unique(numbers_D[rank_E])
-        for batch in in_batches(read_texts(candidates)):
-            for found in hash_runs(batch, self.run).sets():
-                self._sets.append(found)
-        assert len(self._sets) == len(candidates), "as many texts as asked for"
+        for batch in read_batches(candidates):
+            self._store_sets(batch)
+        assert len(self._sets.sizes) == len(candidates), "as many texts as asked for"
 
         def compare(left_N: Places, right_N: Places) -> Similarities:
             left, right = (np.searchsorted(candidates, numbers_D[side]) for side in (left_N, right_N))
-            return similarities(left, right, self._sets, self.threshold)
+            return similarities(left, right, self._sets.sizes, self._sets.count_shared, self.threshold)
 
         copies = [
             Copy(int(numbers_D[copy.removed]), int(numbers_D[copy.kept]), copy.similarity)
@@ -156,4 +177,4 @@ def find_near_copies(
         for batch in in_batches(texts):
             finder.add(batch)
         ranks_D = np.arange(len(texts)) if ranks_D is None else ranks_D
-        return finder.find(ranks_D, lambda numbers: (texts[number] for number in numbers.tolist()))
+        return finder.find(ranks_D, lambda numbers: in_batches(texts[number] for number in numbers.tolist()))

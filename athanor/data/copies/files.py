@@ -1,22 +1,19 @@
 """Files of JSON lines without their copies: read three times.
 
 First reading: every text is signed. Second: the candidates are compared exactly. Third: each line that stays is
-written as it was. Memory: 24 bytes per document (size, where its line lies) and 300 per candidate beside those of
-`deduplicate`.
+written as it was, and the names of the copies are read. Memory: 24 bytes per document (size, where its line lies) and
+300 per copy beside those of `deduplicate`.
 """
 
-import gzip
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
 
 import numpy as np
-import orjson
-import zstandard
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -28,11 +25,10 @@ from athanor.data.copies.clusters import Copy
 from athanor.data.copies.deduplicate import NearCopyFinder, rank_by
 from athanor.data.copies.shingles import Places
 from athanor.data.funnel import Funnel, Stage
+from athanor.data.lines import COMPRESSED, LineBlock, open_bytes, read_line_blocks, read_lines
 
 DOCUMENTS, DUPLICATES = "documents.jsonl", "duplicates.jsonl"
-COMPRESSED = (".gz", ".zst")
-PIECE = 1 << 20
-BLOCK = 1 << 19  # bytes of a file read and hashed at once: their arrays stay in the cache
+PIECE, GAP = 1 << 20, 1 << 16  # bytes read at once, and bytes between two pieces that are read rather than skipped
 
 
 class CopySettings(Settings):
@@ -78,110 +74,85 @@ def remove_copies(sources: Sequence[Path], folder: Path, settings: CopySettings)
     try:
         with TemporaryDirectory(dir=folder, prefix=".copies-") as work:
             with NearCopyFinder(Path(work), settings.threshold, settings.run) as finder:
-                for rows in chain.from_iterable(file.read_rows() for file in files):
-                    seen.sizes.append(finder.add([row["text"] for row in rows]))
+                for block in chain.from_iterable(file.read_blocks() for file in files):
+                    seen.sizes.append(finder.add(block.texts))
                     if settings.score is not None:
-                        seen.scores.append(np.array([_score(row, settings.score) for row in rows]))
+                        seen.scores.append(np.array([_score(row, settings.score) for row in block.rows()]))
                 sizes_D = np.concatenate([np.zeros(0, dtype=np.int64), *seen.sizes])
-                copies, names = _compare(finder, files, _ranks(settings.keep, sizes_D, seen.scores))
-        return _write(files, folder, sizes_D, copies, names)
+                ranks_D = _ranks(settings.keep, sizes_D, seen.scores)
+                copies = finder.find(ranks_D, lambda numbers: (block.texts for block in _read(files, numbers)))
+        return _write(files, folder, sizes_D, copies)
     except OSError as problem:
         raise explain_disk_error(problem, folder) from problem
 
 
 class Source:
-    """One file of JSON lines, and after the first reading where each document's line lies (8 bytes each)."""
+    """One file of JSON lines, and after the first reading where each document's line lies (16 bytes each)."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.ends: list[NDArray[np.int64]] = []  # of the lines of documents, behind their newline
-        self.starts: list[NDArray[np.int64]] = []
+        self._starts: list[Places] = []
+        self._ends: list[Places] = []
 
-    @property
-    def documents(self) -> int:
-        """How many were read."""
-        return sum(map(len, self.ends))
+    def read_blocks(self) -> Iterator[LineBlock]:
+        """The documents in blocks; empty lines are passed over."""
+        place = 0
+        for block in read_line_blocks(self.path):
+            self._starts.append(block.starts_D + place)
+            self._ends.append(block.ends_D + place)
+            place += len(block.data)
+            yield block
 
-    def read_rows(self) -> Iterator[list[dict[str, Any]]]:
-        """The rows in lists of about 256 KB; empty lines are passed over."""
-        place = before = 0
-        for lines in _read_line_blocks(self.path):
-            try:
-                rows = [orjson.loads(line) for line in lines if line]
-                if not all(type(row) is dict and type(row.get("text")) is str for row in rows):
-                    raise ValueError("no field text")
-            except ValueError:
-                raise _explain(self.path, lines, before) from None
-            sizes = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines)) + 1
-            ends = np.cumsum(sizes) + place
-            self.ends.append(ends[sizes > 1])
-            self.starts.append((ends - sizes)[sizes > 1])
-            place, before = place + int(sizes.sum()), before + len(lines)
-            yield rows
+    @cached_property
+    def starts_D(self) -> Places:
+        """Where each document's line begins."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *self._starts])
 
-    def read_pieces(self, chosen_D: NDArray[np.bool_]) -> Iterator[bytes]:
-        """The lines of the chosen documents, one by one, without their newline."""
-        starts_D, ends_D = np.concatenate([*self.starts, [0]]), np.concatenate([*self.ends, [0]])
-        numbers = np.flatnonzero(chosen_D)
-        yield from self._read(starts_D[numbers], ends_D[numbers] - 1)
+    @cached_property
+    def ends_D(self) -> Places:
+        """Where each document's line ends, in front of its line feed."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *self._ends])
 
-    def read_runs(self, chosen_D: NDArray[np.bool_]) -> Iterator[bytes]:
-        """The lines of the chosen documents, whole stretches at once; only the file's last newline may be missing."""
-        starts_D, ends_D = (np.concatenate(parts or [np.zeros(0, np.int64)]) for parts in (self.starts, self.ends))
-        starts, ends = starts_D[chosen_D], ends_D[chosen_D]
-        begins = np.flatnonzero(starts != np.concatenate([[-1], ends[:-1]])[: len(starts)])
-        stops = np.concatenate([begins[1:], [len(ends)]])[: len(begins)]
-        yield from self._read(starts[begins], ends[stops - 1])
+    def __len__(self) -> int:
+        return len(self.starts_D)
 
-    def _read(self, starts: Places, ends: Places) -> Iterator[bytes]:
-        """The bytes between these places, in pieces of at most 1 MB."""
-        with _open_bytes(self.path) as file:
-            place = 0
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-                if self.path.suffix in COMPRESSED:
-                    while place < start:
-                        place += len(file.read(min(PIECE, start - place)))
-                elif place != start:
-                    file.seek(start)
-                place = end
-                yield file.read(end - start)
+    def read_chosen(self, chosen_D: NDArray[np.bool_]) -> Iterator[bytes]:
+        """The lines of the chosen documents, in order, about 1 MB at a time, a line feed behind each."""
+        starts, ends = self.starts_D[chosen_D], self.ends_D[chosen_D] + 1
+        with open_bytes(self.path) as file:
+            place = first = 0
+            while first < len(starts):
+                last = _reach(starts, ends, first)
+                place = _go_on(file, place, int(starts[first]), self.path.suffix in COMPRESSED)
+                data = file.read(int(ends[last - 1]) - place)
+                yield _join_pieces(data, starts[first:last] - place, ends[first:last] - place)
+                place, first = place + len(data), last
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
-    """Open a file to read, decompressing by its suffix."""
-    if path.suffix == ".zst":
-        raw = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(raw, BLOCK)  # type: ignore[arg-type]
-    if path.suffix == ".gz":
-        return gzip.open(path)  # type: ignore[return-value]
-    return open(path, "rb", buffering=0)
+def _join_pieces(data: bytes, starts: Places, ends: Places) -> bytes:
+    """The lines between these places, a line feed behind the last, too."""
+    apart = np.flatnonzero(starts[1:] != ends[:-1]) + 1  # lines that follow each other are one piece
+    firsts, lasts = np.concatenate(([0], apart)), np.concatenate((apart, [len(ends)])) - 1
+    spans = zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)
+    joined = b"".join([data[start:end] for start, end in spans])
+    return joined if joined.endswith(b"\n") else joined + b"\n"
 
 
-def _read_line_blocks(path: Path) -> Iterator[list[bytes]]:
-    """The lines of a file without their ends, in lists of about 256 KB; a longer line makes a longer list."""
-    begun: list[bytes] = []  # pieces of a line whose end was not read yet
-    with _open_bytes(path) as file:
-        while block := file.read(BLOCK):
-            lines = block.split(b"\n")
-            begun.append(lines[0])
-            if len(lines) > 1:
-                lines[0] = b"".join(begun)
-                begun = [lines.pop()]
-                yield lines
-    if any(begun):
-        yield [b"".join(begun)]
+def _reach(starts: Places, ends: Places, first: int) -> int:
+    """How far one reading goes: over gaps of less than 64 kB, up to 1 MB unless a single line is longer."""
+    last = first + 1
+    behind = max(last, int(np.searchsorted(ends, starts[first] + PIECE, side="right")))
+    wide = np.flatnonzero(starts[last:behind] - ends[first : behind - 1] > GAP)
+    return last + int(wide[0]) if len(wide) else behind
 
 
-def _explain(path: Path, lines: list[bytes], before: int) -> AthanorError:
-    """The error that names the first line without a text."""
-    for number, line in enumerate(lines, before + 1):
-        try:
-            row = orjson.loads(line) if line else {"text": ""}
-        except ValueError as problem:
-            return AthanorError(f"{path}, line {number}: not JSON ({problem})", fix="repair or delete the line")
-        if type(row) is not dict or type(row.get("text")) is not str:
-            return AthanorError(f"{path}, line {number}: {str(row)[:80]}", allowed='an object with a string "text"')
-    raise AssertionError("one of the lines is wrong")
+def _go_on(file: IO[bytes], place: int, wanted: int, compressed: bool) -> int:
+    """Move from a place in a file to a later one, and return it."""
+    if not compressed:
+        return file.seek(wanted)
+    while place < wanted:
+        place += len(file.read(min(PIECE, wanted - place)))
+    return place
 
 
 def _score(row: dict[str, Any], name: str) -> float:
@@ -205,51 +176,43 @@ def _ranks(keep: str, sizes_D: Places, scores: list[NDArray[np.float64]]) -> Pla
     return np.arange(len(sizes_D), dtype=np.int64)
 
 
-_Name = tuple[str, str, int]  # a candidate's id, source, and hash of the text
+_Name = tuple[str, str, int]  # a document's id, source, and hash of the text
 
 
-def _compare(finder: NearCopyFinder, sources: list[Source], ranks_D: Places) -> tuple[list[Copy], dict[int, _Name]]:
-    """The copies, and the names of all candidates by number."""
+def _read(sources: list[Source], numbers: Places) -> Iterator[LineBlock]:
+    """The documents with these numbers, in order."""
+    first = 0
+    for source in sources:
+        chosen_D = np.zeros(len(source), dtype=np.bool_)
+        chosen_D[numbers[(numbers >= first) & (numbers < first + len(source))] - first] = True
+        yield from map(read_lines, source.read_chosen(chosen_D))
+        first += len(source)
+
+
+def _read_names(sources: list[Source], numbers: Places) -> dict[int, _Name]:
+    """What the documents with these numbers are called, by number."""
+    firsts = np.cumsum([0, *map(len, sources)])
+    files_N = np.searchsorted(firsts, numbers, side="right") - 1
+    lines_N = numbers - firsts[files_N] + 1
+    files = [source.path.name for source in sources]
     names: dict[int, _Name] = {}
-
-    def read_texts(numbers: Places) -> Iterator[str]:
-        wanted_D = np.zeros(len(ranks_D), dtype=np.bool_)
-        wanted_D[numbers] = True
-        start = 0
-        for source in sources:
-            chosen_D = wanted_D[start : start + source.documents]
-            for place, line in zip(np.flatnonzero(chosen_D).tolist(), source.read_pieces(chosen_D), strict=True):
-                row = orjson.loads(line)
-                if "id" not in row or "source" not in row:
-                    where = f"{source.path.name}#{place + 1}"
-                    row = {"id": where, "source": where, **row}
-                names[start + place] = (str(row["id"]), str(row["source"]), hash(row["text"]))
-                yield row["text"]
-            start += source.documents
-
-    return finder.find(ranks_D, read_texts), names
+    rows = chain.from_iterable(block.rows() for block in _read(sources, numbers))
+    for number, file, line, row in zip(numbers.tolist(), files_N.tolist(), lines_N.tolist(), rows, strict=True):
+        where = f"{files[file]}#{line}"
+        names[number] = (str(row.get("id", where)), str(row.get("source", where)), hash(row["text"]))
+    return names
 
 
-def _write_kept(sources: list[Source], path: Path, stays_D: NDArray[np.bool_]) -> None:
-    """Copy the lines of the documents that stay."""
-    start = 0
-    with open(path, "wb", buffering=BLOCK) as out:
-        for source in sources:
-            last = b"\n"
-            for last in source.read_runs(stays_D[start : start + source.documents]):
-                out.write(last)
-            if not last.endswith(b"\n"):
-                out.write(b"\n")
-            start += source.documents
-
-
-def _write(
-    sources: list[Source], folder: Path, sizes_D: Places, copies: list[Copy], names: dict[int, _Name]
-) -> dict[str, Any]:
+def _write(sources: list[Source], folder: Path, sizes_D: Places, copies: list[Copy]) -> dict[str, Any]:
     """Write the three files."""
     stays_D = np.ones(len(sizes_D), dtype=np.bool_)
     stays_D[[copy.removed for copy in copies]] = False
-    _write_kept(sources, folder / DOCUMENTS, stays_D)
+    with open(folder / DOCUMENTS, "wb") as out:
+        for source, chosen_D in zip(sources, np.split(stays_D, np.cumsum(list(map(len, sources)))[:-1]), strict=True):
+            for lines in source.read_chosen(chosen_D):
+                out.write(lines)
+    named = {number for copy in copies for number in (copy.removed, copy.kept)}
+    names = _read_names(sources, np.array(sorted(named), dtype=np.int64))
     rows = [_row(copy, names) for copy in copies]
     write_records(folder / DUPLICATES, rows)
     funnel = Funnel("copies")

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from athanor.base.textblock import TextBlock
 from athanor.data.copies.byteshingles import RunBatch
+from athanor.data.copies.compiled import band_keys
 from athanor.data.copies.shingles import Hashes, Places, mix
 
 BINS = 128
@@ -54,7 +56,11 @@ class BandMaker:
         random = np.random.Generator(np.random.PCG64(SEED))
         probes = random.integers(0, BINS, (PROBES, BINS))
         neighbours = (np.arange(BINS) + np.arange(1, BINS)[:, None]) % BINS
-        self._probes = np.concatenate([probes, neighbours])
+        self.probes: Places = np.ascontiguousarray(np.concatenate([probes, neighbours]), dtype=np.int64)
+
+    def of_block(self, block: TextBlock, width: int) -> Keys:
+        """key_DB of texts, their runs `width` words wide, by the C library: the same keys."""
+        return band_keys(block, width, self.probes, self.bands, self.rows)
 
     def __call__(self, batch: RunBatch) -> Keys:
         """key_DB of a batch, in the order of its texts; 0 throughout where a document has no words."""
@@ -86,7 +92,7 @@ class BandMaker:
         """Let empty bins borrow, in place."""
         rows, columns = np.nonzero((signatures_DP == EMPTY) & has_words_D[:, None])
         own_DP = signatures_DP.copy() if len(rows) else signatures_DP
-        for probe in self._probes:
+        for probe in self.probes:
             if not len(rows):
                 return
             borrowed = own_DP[rows, probe[columns]]

@@ -26,9 +26,10 @@ from pydantic import Field
 from athanor.base.files import explain_disk_error
 from athanor.base.settings import Settings
 from athanor.data.copies.byteshingles import place_runs
-from athanor.data.copies.files import DOCUMENTS, Source
+from athanor.data.copies.files import DOCUMENTS
 from athanor.data.copies.shingles import Hashes
 from athanor.data.funnel import Funnel
+from athanor.data.lines import read_rows
 
 PARTS = 16
 UNITS = {  # each with the line ends behind it
@@ -86,7 +87,7 @@ def cut_repeats(sources: Sequence[Path], folder: Path, settings: RepeatSettings)
 def _cut_units(sources: Sequence[Path], settings: RepeatSettings) -> Iterator[Cut]:
     seen: set[bytes] = set()
     for path in sources:
-        for rows in Source(path).read_rows():
+        for rows in read_rows(path):
             for row in rows:
                 stays: list[str] = []
                 goes: list[str] = []
@@ -106,7 +107,7 @@ def _find_again(sources: Sequence[Path], path: Path, width: int) -> NDArray[np.b
     count = 0
     with open(path, "wb") as file:
         for source in sources:
-            for rows in Source(source).read_rows():
+            for rows in read_rows(source):
                 runs_W = place_runs([row["text"].encode() for row in rows], width).runs_W
                 file.write(runs_W.tobytes())
                 count += len(runs_W)
@@ -135,7 +136,7 @@ def _places_of_part(hashes_W: Hashes, part: int) -> NDArray[np.int64]:
 def _cut_words(sources: Sequence[Path], again_W: NDArray[np.bool_], width: int) -> Iterator[Cut]:
     done = 0
     for path in sources:
-        for rows in Source(path).read_rows():
+        for rows in read_rows(path):
             encoded = [row["text"].encode() for row in rows]
             placed = place_runs(encoded, width)
             place = 0

@@ -7,6 +7,7 @@ Shapes: C characters, W words, N = W - width + 1 runs of words.
 """
 
 import functools
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ ALONE_RANGES = ((0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0
 def character_classes() -> NDArray[np.uint8]:
     """The class of each of Unicode's code points (1.1 MB, made once)."""
     classes = np.zeros(0x110000, dtype=np.uint8)
-    letters = [code for code in range(0x323B0) if chr(code).isalnum()]  # beyond: no letters up to Unicode 16
-    classes[[0x5F, *letters]] = WORD
+    known = np.arange(0x323B0, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")  # beyond: no letters
+    for found in re.finditer(r"\w+", known):  # letters, digits and the underscore
+        classes[slice(*found.span())] = WORD
     for first, last in ALONE_RANGES:
         part = classes[first : last + 1]
         part[part == WORD] = ALONE

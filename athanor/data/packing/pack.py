@@ -9,7 +9,8 @@ Shapes: N tokens, D documents.
 
 import bisect
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from athanor.base import native
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
+from athanor.base.parallel import in_threads, processors
 from athanor.base.progress import Progress
-from athanor.base.records import encode_record, open_text, read_records
+from athanor.base.records import open_compressed, read_records
 from athanor.base.settings import Settings
 from athanor.data.document import Document
 from athanor.data.funnel import Funnel, Stage
-from athanor.data.shards import read_shards
+from athanor.data.lines import Piece, as_block, read_lines, whole_lines
+from athanor.data.packing.table import document_rows, table_row
+from athanor.data.shards import read_shards, shard_names
 from athanor.store.artifact import Artifact
+from athanor.tokens.compiled import CompiledEncoder
 from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
 
 SPLITS = ("train", "heldout")
 SMALL_VOCABULARY = 1 << 16  # ids below it fit into two bytes
 MEGA = 1e6
-SHOWN_BYTES = 1_000_000  # of text between two steps of the progress
-Tokenized = tuple[Document, NDArray[np.unsignedinteger]]
+Places = NDArray[np.int64]
+Packed = tuple[NDArray[np.uint32], Places, bytes, int]
+"""Of some documents: the ids, where those of each end, rows of the table, bytes of text."""
 
 
 class PackSettings(Settings):
@@ -51,7 +58,7 @@ class TokenWriter:
         self._shard: NDArray[np.unsignedinteger] = np.empty(shard_tokens, dtype)  # untouched pages take no memory
         self._filled = 0
 
-    def write(self, ids: Sequence[int] | NDArray[np.unsignedinteger]) -> None:
+    def write(self, ids: NDArray[np.unsignedinteger]) -> None:
         """Append tokens; a shard may end inside a document."""
         place, count = 0, len(ids)
         self.tokens += count
@@ -96,8 +103,9 @@ def pack_documents(
     funnel, measured = Funnel(*SPLITS), {}
     for split in SPLITS:
         writer = TokenWriter(folder, split, dtype, settings.shard_tokens)
-        starts = _write_split(writer, mark, _tokenized(tokenizer, read_shards(corpus, split)), funnel[split], progress)
-        np.save(folder / f"{split}-starts.npy", np.asarray(starts, dtype=np.int64))
+        packed = _packed(corpus, split, tokenizer, mark)
+        starts = _write_split(writer, packed, funnel[split], progress)
+        np.save(folder / f"{split}-starts.npy", starts)
         measured[split] = (writer.tokens, funnel[split].bytes_out)
     funnel.write(folder)
     progress.finish(tokens=measured["train"][0])
@@ -110,27 +118,50 @@ def pack_documents(
     }  # fmt: skip
 
 
-def _write_split(
-    writer: TokenWriter, mark: int, documents: Iterable[Tokenized], stage: Stage, progress: Progress
-) -> list[int]:
+def _write_split(writer: TokenWriter, packed: Iterable[Packed], stage: Stage, progress: Progress) -> Places:
     """Write one split's shards and its table of documents; where each document begins, and the number of tokens."""
-    starts, unshown = [0], 0
-    with open_text(writer.folder / f"{writer.split}-documents.jsonl.zst", "w") as table:
-        for document, ids in documents:
-            size = document.bytes
-            stage.enter(size)
-            stage.leave(size)
-            writer.write([mark])
-            writer.write(ids)
-            starts.append(writer.tokens)
-            table.write(encode_record(_table_row(document, size)))
-            unshown += size
-            if unshown >= SHOWN_BYTES:  # for documents of one line, showing each would take longer than packing it
-                progress.advance(unshown / MEGA)
-                unshown = 0
-    progress.advance(unshown / MEGA)
+    starts: list[Places] = [np.zeros(1, dtype=np.int64)]
+    with open_compressed(writer.folder / f"{writer.split}-documents.jsonl.zst") as table:
+        for ids_T, ends_D, rows, size in packed:
+            starts.append(ends_D + writer.tokens)
+            writer.write(ids_T)
+            table.write(rows)
+            stage.pass_on(len(ends_D), size)
+            progress.advance(size / MEGA)
     writer.close()
-    return starts
+    return np.concatenate(starts)
+
+
+def _packed(corpus: Artifact, split: str, tokenizer: Tokenizer, mark: int) -> Iterator[Packed]:
+    """The documents of a split, some at a time: by the C library from the shards' bytes where it can, else one by
+    one."""
+    shards = [corpus.file(name) for name in shard_names(corpus, split)]
+    encoder = tokenizer.block_encoder(sum(shard.stat().st_size for shard in shards)) if native.available() else None
+    if encoder is None:
+        yield from _packed_singly(read_shards(corpus, split), tokenizer, mark)
+        return
+    pieces = chain.from_iterable(map(whole_lines, shards))
+    yield from in_threads(lambda piece: _pack_piece(piece, encoder, mark), pieces, processors())
+
+
+def _pack_piece(piece: Piece, encoder: CompiledEncoder, mark: int) -> Packed:
+    block = piece.read(lambda data: read_lines(data, ("id", "source", "language")))
+    texts = as_block(block.texts)
+    ids_T, ends_D = encoder.encode_block(texts, mark)
+    return ids_T, ends_D, document_rows(block, texts), int(texts.sizes_D.sum())
+
+
+def _packed_singly(documents: Iterable[Document], tokenizer: Tokenizer, mark: int) -> Iterator[Packed]:
+    waiting: deque[tuple[str, int]] = deque()  # row and size of documents that the encoder has read ahead
+
+    def texts() -> Iterator[str]:
+        for document in documents:
+            waiting.append((table_row(document), document.bytes))
+            yield document.text
+
+    for ids_T, ends_D in tokenizer.encode_blocks(texts(), mark):
+        some = [waiting.popleft() for _ in ends_D]
+        yield ids_T, ends_D, "".join(row for row, _ in some).encode(), sum(size for _, size in some)
 
 
 def document_mark(tokenizer: Tokenizer) -> int:
@@ -147,26 +178,6 @@ def document_mark(tokenizer: Tokenizer) -> int:
             fix='add "bos_token" to the tokenizer_config.json beside it',
         )
     return tokenizer.special[mark]
-
-
-def _tokenized(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[Tokenized]:
-    """Each document with its token ids, in order; only the portions that the encoder reads ahead are in memory."""
-    waiting: deque[Document] = deque()
-
-    def texts() -> Iterator[str]:
-        for document in documents:
-            waiting.append(document)
-            yield document.text
-
-    for ids in tokenizer.encode_corpus(texts()):
-        yield waiting.popleft(), ids
-
-
-def _table_row(document: Document, size: int) -> dict[str, Any]:
-    return {
-        "id": document.id, "source": document.source, "language": document.language,
-        "bytes": size, "characters": len(document.text),
-    }  # fmt: skip
 
 
 class TokenFiles:

@@ -1,5 +1,7 @@
 """The counts of the published rules for many texts at once; `plain_counts.py` is the plain version they equal.
 
+The C library counts (`compiled.py`) where it is in use; all below is for where it is not.
+
 Most texts repeat little. Cheap upper bounds (words in few buckets, places where five words occurred before, lines that
 begin and end alike) find the texts that could break a rule on repetition, and only those are counted exactly: for all
 others the counts of repetition are 0. Texts with other line ends than line feeds are counted the plain way, as are the
@@ -14,6 +16,9 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
+from athanor.base import native
+from athanor.base.textblock import TextBlock
+from athanor.data.rules.compiled import count_block
 from athanor.data.rules.counts import BULLET, DOT, ELLIPSIS, HYPHEN, Bits, Keys, Places, WordBatch
 from athanor.data.rules.plain_counts import POLICIES, count_one, kept_lines, sentences_in_line
 from athanor.data.rules.published import (
@@ -53,7 +58,11 @@ def judge_texts(
     limits = limits or PublishedLimits()
     reasons: dict[str, list[str | None]] = {name: [None] * len(texts) for name in rule_sets}
     for numbers in _batches(texts):
-        counts = count_texts([texts[number] for number in numbers], limits)
+        some = [texts[number] for number in numbers]
+        if native.available():
+            counts = count_block(TextBlock.of_bytes([text.encode("utf-8", "surrogatepass") for text in some]))
+        else:
+            counts = count_texts(some, limits)
         for name in rule_sets:
             for number, reason in zip(numbers, judge_many(counts, limits, name), strict=True):
                 reasons[name][number] = reason

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.data.copies.byteshingles import hash_runs
-from athanor.data.copies.deduplicate import NearCopyFinder, find_near_copies, rank_by
+from athanor.data.copies.deduplicate import NearCopyFinder, find_near_copies, in_batches, rank_by
 from athanor.data.copies.minhash import BandFile, BandMaker, chance_found, choose_bands
 from athanor.data.copies.shingles import find_words, jaccard, runs, shingles
 
@@ -180,7 +180,7 @@ def test_the_outcome_does_not_depend_on_batches(tmp_path):
         with NearCopyFinder(tmp_path, 0.7, 5) as finder:
             for start in range(0, len(texts), size):
                 finder.add(texts[start : start + size])
-            outcomes.append(finder.find(np.arange(len(texts)), lambda numbers: (texts[n] for n in numbers)))
+            outcomes.append(finder.find(np.arange(len(texts)), lambda numbers: in_batches(texts[n] for n in numbers)))
     assert outcomes[0] == outcomes[1] == outcomes[2] and len(outcomes[0]) > 50
 
 
@@ -255,7 +255,7 @@ def test_memory_per_document_is_what_is_stated(tmp_path):
             finder.add(texts[start : start + 500])
         ranks = np.arange(len(texts))
         tracemalloc.start()
-        finder.find(ranks, lambda numbers: (texts[n] for n in numbers))
+        finder.find(ranks, lambda numbers: in_batches(texts[n] for n in numbers))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 64 * len(texts)

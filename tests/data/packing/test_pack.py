@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tokenizers
 
+from athanor.base import native
 from athanor.base.errors import AthanorError
 from athanor.base.progress import SilentProgress
-from athanor.base.records import read_records
+from athanor.base.records import encode_record, read_records
+from athanor.data import lines
 from athanor.data.document import make_document
 from athanor.data.packing.pack import PackSettings, TokenFiles, TokenWriter, document_mark, pack_documents
+from athanor.data.packing.table import table_row
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact, Store
 from athanor.tokens import tokenizer as tokens
@@ -133,3 +136,36 @@ def test_a_corpus_packs_to_the_same_bytes_as_ever(store: Store, tmp_path: Path) 
     names = ("train-00000.npy", "train-starts.npy", "heldout-00000.npy", "heldout-starts.npy", "funnel.json")
     digest = hashlib.sha256(b"".join((tmp_path / "out" / name).read_bytes() for name in names)).hexdigest()
     assert digest == "5a630943238b56ef2c79db406fc0ee61a342cd450fceb37adbf52f6f8ca0328b"
+
+
+def test_the_files_are_the_same_with_and_without_the_c_library(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    monkeypatch.setattr(tokens, "WORTH", 0)
+    monkeypatch.setattr(lines, "BLOCK", 3_000)
+    folder = store.workplace("corpus-1")
+    sources = ["plain", 'quoted "name"', "back\\slash", "中文 é 😀", "new\nline", "\x7f\x01", "", "x" * 2_000]
+    with ShardWriter(folder, "train", shard_bytes=20_000) as writer:
+        for number, text in enumerate(TEXTS):
+            language = (None, "en", "zh", 'odd"')[number % 4]
+            writer.write(make_document(text, sources[number % len(sources)], language=language, score=number / 7))
+        writer.write_line('{"text": "\\u6c49 fields in another order", "source": "\\u00e9", "id": "1", "n": 1e9}\n', 1)
+    with ShardWriter(folder, "heldout") as writer:
+        writer.write(make_document("held out", "h"))
+    parents = {
+        "corpus": store.commit("corpus-1", {"kind": "corpus", "measurements": {}}),
+        "tokenizer": tokenizer_of(store, Tokenizer.train(LEARN, 600)),
+    }
+    for name in ("library", "python"):
+        monkeypatch.setattr(native, "available", lambda name=name: name == "library")
+        (tmp_path / name).mkdir()
+        pack_documents(PackSettings(shard_tokens=1_024), parents, tmp_path / name, SilentProgress())
+    names = sorted(path.name for path in (tmp_path / "python").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "library").iterdir()) and len(names) > 6
+    for name in names:
+        assert (tmp_path / "python" / name).read_bytes() == (tmp_path / "library" / name).read_bytes(), name
+    for document in (make_document(text, source, language=None) for text in TEXTS for source in sources):
+        row = {"id": document.id, "source": document.source, "language": None, "bytes": document.bytes}
+        assert table_row(document) == encode_record({**row, "characters": len(document.text)})
