@@ -17,7 +17,7 @@ from athanor.base.progress import Progress
 from athanor.base.records import write_records
 from athanor.base.settings import Settings
 from athanor.data.copies.clusters import Copy
-from athanor.data.copies.deduplicate import NearCopyFinder
+from athanor.data.copies.deduplicate import NearCopyFinder, in_batches
 from athanor.data.copies.repeats import RepeatSettings, count_cut, cut_repeats, repeat_figures, repeat_funnel
 from athanor.data.copies.shingles import Places
 from athanor.data.document import Document
@@ -67,7 +67,7 @@ def remove_corpus_copies(
             groups.append(group)
         progress.finish()
         ranks_D = _ranks(np.array(groups), np.array([size for _, _, size in names]), settings.keep)
-        copies = finder.find(ranks_D, lambda numbers: _chosen(_all_documents(corpus, others), numbers))
+        copies = finder.find(ranks_D, lambda numbers: in_batches(_chosen(_all_documents(corpus, others), numbers)))
     first = groups.index(1) if 1 in groups else groups.index(2)
     by_number = {copy.removed: copy for copy in copies if copy.removed >= first}
     rows = [_row(copy, names) for copy in by_number.values()]

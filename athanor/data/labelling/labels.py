@@ -18,8 +18,8 @@ from athanor.base.files import hash_file, hash_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text
 from athanor.base.settings import Settings
-from athanor.data.copies.files import Source
 from athanor.data.labelling.agreement import tempered
+from athanor.data.lines import read_rows
 
 Vote = tuple[str, float]
 Labeller = Callable[[Sequence[str]], Sequence[Vote]]
@@ -124,7 +124,7 @@ def rows_of(files: Sequence[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, row) of every row with a text, over all files."""
     number = 0
     for path in files:
-        for rows in Source(path).read_rows():
+        for rows in read_rows(path):
             for row in rows:
                 taken = [key for key in OWN_FIELDS if key in row]
                 if taken:
