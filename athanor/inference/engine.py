@@ -98,7 +98,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens of a prompt and its answer together."""
-        return self.model.config.max_positions
+        return self.model.room
 
     def generate_batch(
         self,

@@ -48,7 +48,7 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
     Raises:
         AthanorError: the prompt is empty, too long or not of this vocabulary, or the sampling does not fit the model.
     """
-    vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
+    vocabulary, positions = model.config.vocabulary or 0, model.room
     refuse_prefix(model)
     if not 0 < len(ids) < positions:
         raise AthanorError(

@@ -418,7 +418,8 @@ class LinearCrossEntropy(Function):
         loss_X = torch.empty(len(hidden_XD), device=device)
         extra = torch.zeros((), device=device)
         dhidden_XD = torch.empty_like(hidden_XD)
-        dweight_VD = torch.zeros(weight_VD.shape, device=device)
+        learns = ctx.needs_input_grad[1]  # a frozen head needs no gradient
+        dweight_VD = torch.zeros(weight_VD.shape if learns else (0,), device=device)
         for rows in chunks(len(hidden_XD)):
             logits_XV = F.linear(hidden_XD[rows], weight_VD)
             if z_loss:
@@ -433,12 +434,13 @@ class LinearCrossEntropy(Function):
                 p_X1 = p_XV.gather(1, targets_X[rows, None])
             p_XV.scatter_(1, targets_X[rows, None], p_X1 - 1)
             torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
-            dweight_VD += p_XV.t() @ hidden_XD[rows]
+            if learns:
+                dweight_VD += p_XV.t() @ hidden_XD[rows]
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(loss_X)
         return loss_X.sum() + extra, loss_X
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
-        return dhidden_XD * dtotal, dweight_VD * dtotal, None, None
+        return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None

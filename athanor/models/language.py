@@ -42,6 +42,11 @@ class LanguageModel(nn.Module):
         said = config.vocabulary - config.silent_ids
         self.head = None if config.tied else nn.Linear(config.width, said, bias=config.bias_head)
 
+    @property
+    def room(self) -> int:
+        """Positions that a text and its answer may have: all but those of a prefix."""
+        return self.config.max_positions - self.shift
+
     def initialise(self, seed: int) -> "LanguageModel":
         """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
 
@@ -214,8 +219,8 @@ def score(
     if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
         rows_X = scored_X.nonzero().squeeze(1)
         hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
-    weight_VD = head.weight
-    bias_V = head.bias if bias_V is None and isinstance(head, nn.Linear) else bias_V
+    weight_VD = head.weight.to(hidden_XD.dtype)  # of a quantised head made from its codes, for this product alone
+    bias_V = getattr(head, "bias", None) if bias_V is None else bias_V
     if bias_V is not None:  # one more input that is always 1
         weight_VD = torch.cat((weight_VD, bias_V[:, None]), 1)
         hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)

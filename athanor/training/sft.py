@@ -97,7 +97,7 @@ def learn(
         AthanorError: the tokenizer is another model's, the context has no room, or the data cannot be learnt from.
     """
     conversations, shards = parents["conversations"], parents.get("shards")
-    check_vocabulary(tokenizer, model.config.vocabulary, parents["model"].path)
+    check_vocabulary(tokenizer, model.config.vocabulary, "the model to be fine-tuned")
     context = context_of(settings, room or model.config.max_positions)
     packed = packed_conversations(conversations, template, context, settings.too_long, progress)
     if settings.document_rows and shards is None:
