@@ -40,7 +40,9 @@ class LocalSubject:
                 items.append(item)
                 owners.append(number)
         totals = [0.0] * len(texts)
-        for number, one in zip(owners, score(self.model, items, progress=progress), strict=True):
+        for number, one in zip(
+            owners, score(self.model, items, blanks=self.engine.blanks, progress=progress), strict=True
+        ):
             totals[number] += one.total
         return totals
 
