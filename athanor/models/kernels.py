@@ -368,7 +368,7 @@ def from_head(x: Tensor, group: int) -> Tensor:
 
 
 def linear_cross_entropy(
-    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0
+    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0, fused: bool = True
 ) -> tuple[Tensor, Tensor]:
     """-log softmax(hidden weight)[target], in nats, float32: the sum, and every row's without gradient.
 
@@ -377,7 +377,10 @@ def linear_cross_entropy(
 
     Args:
         z_loss: the sum holds this times log(sum exp(logits))^2 as well (PaLM, Chowdhery et al. 2022, section 5).
+        fused: as said; else all logits at once, as the plain formula has them.
     """
+    if not fused:
+        return plain_linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss)
     if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
         return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X, z_loss)
     pieces = [

@@ -5,6 +5,7 @@ Liang 2021), P-tuning v2 (Liu et al. 2022). Beside an INT4 model LoRA is QLoRA (
 made from its codes where it is used, forward and backward, and never more than one at a time.
 """
 
+from collections.abc import Mapping
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ from athanor.tokens.conversation import Conversation
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.optimizer import OptimizerName
 from athanor.training.setup import DTYPES, prepare
-from athanor.training.sft import ChatSettings, learn
+from athanor.training.sft import ChatSettings, learn, lesson
 
 Method = Literal["lora", "rslora", "dora", "ia3", "prefix", "ptuning"]
 LOW_RANK: tuple[Method, ...] = ("lora", "rslora", "dora")
@@ -81,26 +82,49 @@ def adapt(settings: AdaptSettings, parents: dict[str, Artifact], folder: Path, p
         AthanorError: the model has no chat template, or a target is no layer of it.
     """
     base = parents["base"]
-    base.verify()
-    tokenizer = Tokenizer.load(base.path)
-    template = require_template(open_template(tokenizer, stored_ends(base.path)))
-    quantized = is_quantized(base.path)
-    model = load_model(base.path, dtype=DTYPES[settings.dtype], kernel="plain" if quantized else None)
-    prepare(model, None if quantized else settings.dtype, settings)
+    model, tokenizer, template = opened(settings, parents)
     family, config = read_family(base.path)
     before = hash_weights(model)
-    adapter = begin(settings, model, family, first_ids(parents["conversations"], template))
-    attach(model, family, adapter, NAME, train=True)
+    wrap(model, settings, family, parents, template)
     count = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    measured = learn(
-        model, tokenizer, template, settings, parents, folder, progress, config.max_positions - model.shift
-    )
+    measured = learn(lesson(model, tokenizer, template, settings, parents, progress), settings, folder, progress)
     made = with_base(extract(model, family, NAME), weights_hash(base), None)
     drop(model, NAME)
     assert hash_weights(model) == before, "the base is what it was, to the bit"
     save_adapter(made, folder, family, config)
     read_adapter(folder, family, config)
     return {"method": settings.method, "learning_parameters": count, "weights_of_base": made.base, **measured}
+
+
+def opened(
+    settings: AdaptSettings, parents: Mapping[str, Artifact]
+) -> tuple[LanguageModel, Tokenizer, Template]:  # fmt: skip
+    """The base, ready to be trained beside, with its tokenizer and template."""
+    base = parents["base"]
+    base.verify()
+    tokenizer = Tokenizer.load(base.path)
+    template = require_template(open_template(tokenizer, stored_ends(base.path)))
+    quantized = is_quantized(base.path)
+    model = load_model(base.path, dtype=DTYPES[settings.dtype], kernel="plain" if quantized else None)
+    return prepare(model, None if quantized else settings.dtype, settings), tokenizer, template
+
+
+def wrap(
+    model: LanguageModel, settings: AdaptSettings, family: Family, parents: Mapping[str, Artifact], template: Template
+) -> None:  # fmt: skip
+    """Put a fresh adapter that learns on a model."""
+    adapter = begin(settings, model, family, first_ids(parents["conversations"], template))
+    attach(model, family, adapter, NAME, train=True)
+
+
+def prepared(
+    settings: AdaptSettings, parents: Mapping[str, Artifact]
+) -> tuple[LanguageModel, Tokenizer, Template]:  # fmt: skip
+    """A model with a fresh adapter that is to learn, its tokenizer and its template."""
+    model, tokenizer, template = opened(settings, parents)
+    family, _ = read_family(parents["base"].path)
+    wrap(model, settings, family, parents, template)
+    return model, tokenizer, template
 
 
 def begin(settings: AdaptSettings, model: LanguageModel, family: Family, ids: list[int]) -> AnyAdapter:

@@ -24,7 +24,9 @@ class MasterOptimizer:
         model: the weights that learn are those that require a gradient now.
     """
 
-    def __init__(self, model: nn.Module, name: OptimizerName, betas: tuple[float, float], weight_decay: float):
+    def __init__(
+        self, model: nn.Module, name: OptimizerName, betas: tuple[float, float], weight_decay: float, fused: bool = True
+    ):
         learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
         self.masters = [_master(weight) for weight in self.weights]
@@ -44,7 +46,7 @@ class MasterOptimizer:
             {"params": [master for master in others if master.dim() < 2], "weight_decay": 0.0},
         ]
         if groups := [group for group in groups if group["params"]]:
-            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
+            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
 
     @torch.no_grad()
     def collect(self) -> None:

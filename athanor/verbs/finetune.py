@@ -42,12 +42,17 @@ METHODS = ("lora", "qlora", "rslora", "dora", "full", "freeze", "ia3", "prefix",
               help=say("any other setting of the training step", "训练步骤的其他设置"))  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True)
 @click.option("--merge", is_flag=True, help=say("fold the adapter into the weights as well", "另外将适配器并入权重"))
+@click.option(
+    "--find-lr",
+    is_flag=True,
+    help=say("look for the learning rate, draw it, and stop", "搜索学习率并画出曲线，然后停止"),
+)
 @click.option("--plan", "plan_only", is_flag=True, help=say("print what would be done, and stop", "只打印计划"))
 @store_option
 @json_option
 def command(
-    model: str, data: str, targets: str | None, more: tuple[str, ...], plan_only: bool, store: str | None,
-    as_json: bool, **wishes: Any,
+    model: str, data: str, targets: str | None, more: tuple[str, ...], find_lr: bool, plan_only: bool,
+    store: str | None, as_json: bool, **wishes: Any,
 ) -> None:  # fmt: skip
     """Teach MODEL (an artifact's name or a checkpoint's folder) the conversations in DATA.
 
@@ -74,11 +79,41 @@ def command(
     if plan_only:
         return
     place = find_store(store, create_at=Path.cwd())
-    made = run_recipe(decided.recipe, decided.plan, place, make_progress(StopRequest().listen()))
+    progress = make_progress(StopRequest().listen())
+    if find_lr:
+        search(decided, place, progress, as_json)
+        return
+    made = run_recipe(decided.recipe, decided.plan, place, progress)
     if as_json:
         print_json({name: one.record for name, one in made.items()})
         return
     show_end(made)
+
+
+def search(decided: Any, place: Any, progress: Any, as_json: bool) -> None:
+    """Make what the training would read, then look for its learning rate."""
+    from uniplot import plot_to_string
+
+    from athanor.recipes.finetune import NAME
+    from athanor.recipes.runner import run_recipe
+    from athanor.training.find_rate import find_finetuning_rate
+
+    number = next(number for number, one in enumerate(decided.plan) if one.name == NAME)
+    run_recipe(decided.recipe, decided.plan[:number], place, progress)
+    training = decided.plan[number]
+    parents = {role: place.get(name) for role, name in training.parents.items()}
+    curve = find_finetuning_rate(training.settings, parents, progress)
+    progress.close()
+    if as_json:
+        print_json({"rates": curve.rates, "losses": curve.losses, "suggested": curve.suggested})
+        return
+    title = say("smoothed loss (nats per token) by learning rate", "平滑后的损失（每词元 nat）随学习率")
+    click.echo("\n" + plot_to_string(
+        curve.losses, curve.rates, x_as_log=True, title=title, lines=True, character_set="braille", width=64, height=10
+    ))  # fmt: skip
+    chosen = decided.chosen["learning_rate"].value
+    click.echo(say(f"suggested: --learning-rate {curve.suggested:g} (without it {chosen:g} is taken)",
+                   f"建议：--learning-rate {curve.suggested:g}（不给则取 {chosen:g}）"))  # fmt: skip
 
 
 def parsed(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -131,6 +131,18 @@ def test_exactly_so_many_rows_are_held_out(model: Path, data: Path, verb: Verb, 
     assert len(list(read_records(chats.file("train.jsonl.zst")))) == 38
 
 
+def test_a_learning_rate_is_found_and_nothing_is_trained(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
+    found = json.loads(verb("finetune", model, data, "--find-lr", "--dtype", "float32", "--json"))
+    assert 1e-5 < found["suggested"] < 0.5 and len(found["rates"]) == len(found["losses"])
+    assert {one.kind for one in Store(tmp_path / "store").all()} == {"model", "conversations"}
+
+
+def test_conversations_of_like_length_may_share_a_step(model: Path, data: Path, verb: Verb) -> None:
+    records = run(verb, model, data, "--epochs", 2, "--rows", 4, "--set", "group_by_length=true")
+    assert records["finetune"]["measurements"]["filled"] > 0.8
+    assert records["answers"]["measurements"]["change_high"] < 0
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
