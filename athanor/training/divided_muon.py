@@ -1,7 +1,7 @@
 """Muon where several processes train together: each makes the direction of some matrices, and tells the others.
 
-The library's Muon takes whole matrices. Momentum is kept as the weights are, in parts; a matrix's update is put together
-for the process whose turn it is. So processes share the work of the products (Moonlight, Liu et al. 2025, section 2.3).
+The library's Muon takes whole matrices. Momentum is kept as the weights are, in parts; a matrix's update is put
+together for the process whose turn it is. So they share the work of the products (Moonlight, Liu et al. 2025, 2.3).
 """
 
 from collections.abc import Mapping, Sequence

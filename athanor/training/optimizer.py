@@ -82,7 +82,8 @@ class MasterOptimizer:
 
     def norm(self, scale: float) -> float:
         """Length of the collected gradient times `scale`."""
-        gradients = [master.grad for master in self.masters if master.grad is not None]
+        gradients = [master.grad for master in self.masters]
+        assert all(gradient is not None for gradient in gradients), "collect comes first"
         return float(self.engine.norm(self.names, gradients)) * scale
 
     @torch.no_grad()
@@ -133,4 +134,6 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and
 
 
 def _master(part: Tensor) -> nn.Parameter:
-    return part if isinstance(part, nn.Parameter) and part.dtype == torch.float32 else nn.Parameter(part.detach().float())
+    return (
+        part if isinstance(part, nn.Parameter) and part.dtype == torch.float32 else nn.Parameter(part.detach().float())
+    )

@@ -56,6 +56,7 @@ class Run:
         best = self.settings.keep_best and bool(self.history.rows) and self.best()
         if self.engine.first:
             self.checkpoints.save(self.step, tensors, {"guard": self.guard.state()}, self.history.lines(), best)
+        self.engine.agreed(self.step)  # nobody goes on, or leaves, before it is written
         self.saved = time.monotonic()
 
     def restore(self) -> None:
@@ -147,5 +148,5 @@ class Run:
 
 
 def owner_of(name: str) -> str:
-    """The weight that a tensor of a checkpoint goes with: 'exp_avg.trunk.norm.weight' belongs to 'trunk.norm.weight'."""
+    """The weight that a tensor of a checkpoint goes with: of 'exp_avg.trunk.norm.weight' it is 'trunk.norm.weight'."""
     return name.partition(".")[2]

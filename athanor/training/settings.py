@@ -63,6 +63,12 @@ class LoopSettings(Settings):
     """Show the curves in tensorboard, mlflow or wandb as well."""
 
     @pydantic.model_validator(mode="after")
+    def _spreads(self) -> "LoopSettings":
+        if self.processes > 1 and self.engine == "single":
+            raise ValueError(f"processes={self.processes} needs an engine that spreads: engine=ddp, fsdp2 or tensor")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _looks(self) -> "LoopSettings":
         for name in ("keep_best", "prompts"):
             if getattr(self, name) and self.watch_every is None:

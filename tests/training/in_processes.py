@@ -28,9 +28,10 @@ from athanor.training.settings import LoopSettings
 from athanor.training.setup import DTYPES
 from athanor.training.techniques import apply_techniques
 
-ROWS, LENGTH, VOCABULARY = 4, 24, 61  # rows of a matrix that no two processes can share evenly
+ROWS, LENGTH, VOCABULARY = 4, 24, 61  # two processes cannot share 61 rows of the embedding evenly
 CONFIG = TransformerConfig(
-    width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=LENGTH, vocabulary=VOCABULARY, tied=True, norm_qk=True
+    width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=LENGTH, vocabulary=VOCABULARY, tied=True,
+    norm_qk=True,
 )  # fmt: skip
 
 
@@ -91,11 +92,8 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
 
 def main(folder: Path, cases: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
-    import time, resource
     for case in cases:
-        c=time.time(); u=resource.getrusage(resource.RUSAGE_SELF); 
         run_case(case, folder, open_engine(case["engine"]))
-        v=resource.getrusage(resource.RUSAGE_SELF); print(case["where"], round(time.time()-c,2), round(v.ru_utime-u.ru_utime,2), round(v.ru_stime-u.ru_stime,2), file=open("/tmp/engines.times","a"))
     dist.destroy_process_group()
 
 

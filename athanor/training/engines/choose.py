@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from athanor.base.errors import AthanorError
 from athanor.training.engines.engine import Engine
 
 EngineName = Literal["single", "ddp", "fsdp2", "tensor", "deepspeed"]

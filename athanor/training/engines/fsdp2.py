@@ -45,7 +45,7 @@ class Fsdp2(Processes):
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Layers come when they are called; what stands around the trunk is called part by part, so it comes at once."""
+        """A layer comes when it is called; what stands around the trunk is called part by part, so it comes before."""
         root = self.units[-1]
         assert isinstance(root, FSDPModule)
         root.unshard()
