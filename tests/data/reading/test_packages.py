@@ -33,7 +33,8 @@ def epub(chapters: dict[str, str], manifest: str = "", spine: str = "", **more) 
     book = (
         '<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0">'
         '<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>A Book</dc:title>'
-        f"<dc:creator>Ann A.</dc:creator></metadata><manifest>{items}{manifest}</manifest><spine>{refs}{spine}</spine></package>"
+        "<dc:creator>Ann A.</dc:creator></metadata>"
+        f"<manifest>{items}{manifest}</manifest><spine>{refs}{spine}</spine></package>"
     )
     parts = {"mimetype": "application/epub+zip", "META-INF/container.xml": CONTAINER, "OEBPS/book.opf": book}
     return {**parts, **{f"OEBPS/text/{name} x.xhtml": text for name, text in chapters.items()}, **more}
@@ -96,7 +97,8 @@ def test_a_docx_is_its_paragraphs_headings_lists_tables_and_notes(folder, read_a
     box = f"<mc:Choice>{shown}</mc:Choice><mc:Fallback>{shown}</mc:Fallback>"
     box = f"<w:r><mc:AlternateContent {MC}>{box}</mc:AlternateContent></w:r>"
     body = (
-        paragraph("标题", style="1") + paragraph("Part", style="Mine") + paragraph("One ", deleted, "w", moved, "ord.", box)
+        paragraph("标题", style="1") + paragraph("Part", style="Mine")
+        + paragraph("One ", deleted, "w", moved, "ord.", box)
         + paragraph("first", numbered=True) + paragraph("second", numbered=True) + paragraph("") + table
         + paragraph("a", "<w:r><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r>")
     )  # fmt: skip
