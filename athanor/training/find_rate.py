@@ -44,7 +44,7 @@ def find_rate(model: nn.Module, objective: Objective, settings: LoopSettings, pr
         Stopped: `progress` was asked to stop.
     """
     optimizer = MasterOptimizer(
-        model, settings.optimizer, settings.betas, settings.weight_decay, settings.fused_optimizer
+        model, settings.optimizer, settings.betas, settings.weight_decay, fused=settings.fused_optimizer
     )
     rates: list[float] = []
     losses: list[float] = []
