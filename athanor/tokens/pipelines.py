@@ -29,8 +29,8 @@ CLIP = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{
 _BERT = (
     "BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer",
     "SqueezeBertTokenizer", "LayoutLMTokenizer", "RetriBertTokenizer", "DPRQuestionEncoderTokenizer",
-    "DPRContextEncoderTokenizer", "DPRReaderTokenizer", "bert", "bert-encoder", "distilbert", "electra", "ernie", "nezha",
-    "chinese_clip", "convbert", "mobilebert", "megatron-bert", "nomic_bert", "layoutlm", "visual_bert", "vilt",
+    "DPRContextEncoderTokenizer", "DPRReaderTokenizer", "bert", "bert-encoder", "distilbert", "electra", "ernie",
+    "nezha", "chinese_clip", "convbert", "mobilebert", "megatron-bert", "nomic_bert", "layoutlm", "visual_bert", "vilt",
 )  # fmt: skip
 CLASSES = {  # a class that stands for another, or a model type without a tokenizer class
     "gpt2": "GPT2Tokenizer", "opt": "GPT2Tokenizer", "gptj": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer",

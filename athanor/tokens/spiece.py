@@ -1,7 +1,7 @@
-"""What a tokenizer class of other models does around a SentencePiece model: order of ids, normalising, cutting, decoding.
+"""What a tokenizer class of other models does around a SentencePiece model: order of ids, spaces, cutting, decoding.
 
-The file says how SentencePiece itself would run it (`as_written`); the classes of `transformers` below run it in ways of
-their own, which are the ones their models are used with.
+The file says how SentencePiece itself would run it (`as_written`); the classes of `transformers` below run it in ways
+of their own, which are the ones their models are used with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,18 @@ SENTINELS = 100  # T5's <extra_id_0> … when the configuration names no other n
 PARTS = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 XLM_ROBERTA = {**PARTS, "sep": "</s>", "cls": "<s>", "mask": "<mask>"}
 XLNET = {**PARTS, "sep": "<sep>", "cls": "<cls>", "mask": "<mask>"}
-ALBERT = {
-    "bos": "[CLS]",
-    "eos": "[SEP]",
-    "unk": "<unk>",
-    "sep": "[SEP]",
-    "pad": "<pad>",
-    "cls": "[CLS]",
-    "mask": "[MASK]",
-}
+ALBERT = {**PARTS, "bos": "[CLS]", "eos": "[SEP]", "sep": "[SEP]", "cls": "[CLS]", "mask": "[MASK]"}
 # What M2M-100 translates between (Fan et al. 2020), in the order of their ids behind the vocabulary; and WMT 2021's.
 M2M100 = (
-    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy id ig "
-    "ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl "
-    "so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
+    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu "
+    "hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt "
+    "ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
 )
 LANGUAGES = {"m2m100": M2M100.split(), "wmt21": "en ha is ja cs ru zh de".split()}
-CLASSES = ("LlamaTokenizer", "T5Tokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "XLNetTokenizer",
-           "M2M100Tokenizer")  # fmt: skip
+CLASSES = (
+    "LlamaTokenizer", "T5Tokenizer", "GemmaTokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "XLNetTokenizer",
+    "M2M100Tokenizer",
+)  # fmt: skip
 
 
 def from_sentencepiece(
@@ -190,7 +184,7 @@ def _t5(model: SentencePieceModel, sentinels: Sequence[str]) -> tokenizers.Token
 
 
 def _xlm_roberta(model: SentencePieceModel) -> tokenizers.Tokenizer:
-    """XLM-R's: fairseq's four special tokens stand where the file has three, and <mask> is last (Conneau et al. 2020)."""
+    """XLM-R's: fairseq's four special tokens where the file has three, and <mask> last (Conneau et al. 2020)."""
     _check_unigram("XLMRobertaTokenizer", model)
     pieces = [(text, 0.0) for text in ("<s>", "<pad>", "</s>", "<unk>")]
     pieces += [(piece.text, piece.score) for piece in model.pieces[3:]] + [("<mask>", 0.0)]
