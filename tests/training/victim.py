@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,15 +65,17 @@ def start(work: Path, before: Callable[[], None] = lambda: None) -> int:
     child = os.fork()
     if child:
         return child
+    code = 1
     try:
         before()
         run(work)
-        os._exit(0)
+        code = 0
     except AthanorError as problem:
-        os._exit(DISK_FULL if "disk is full" in problem.what else 1)
-    except BaseException:  # the parent sees the code; a child must never go on as if it were the parent
-        sys.excepthook(*sys.exc_info())
-        os._exit(1)
+        code = DISK_FULL if "disk is full" in problem.what else 1
+    finally:  # whatever happened: a child must never go on as if it were the parent
+        if code == 1:
+            traceback.print_exc()
+        os._exit(code)
 
 
 def end_of(child: int) -> int:
