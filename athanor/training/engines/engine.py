@@ -91,3 +91,8 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """What the record of a run says about it."""
         return {"engine": self.name, "processes": self.places}
+
+
+def owner_of(name: str) -> str:
+    """The weight that a tensor of a checkpoint goes with: of 'exp_avg.trunk.norm.weight' it is 'trunk.norm.weight'."""
+    return name.partition(".")[2]
