@@ -10,7 +10,8 @@ from torch import nn
 from athanor.base.progress import Progress
 from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
-from athanor.training.engines.engine import Engine, PartDone
+from athanor.training.engines.engine import Engine
+from athanor.training.engines.part import PartDone
 from athanor.training.guard import Guard
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored

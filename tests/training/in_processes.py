@@ -24,7 +24,8 @@ from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.training.checkpoint import NEWEST
 from athanor.training.engines.choose import open_engine
-from athanor.training.engines.engine import Engine, PartDone
+from athanor.training.engines.engine import Engine
+from athanor.training.engines.part import PartDone
 from athanor.training.loop import train
 from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import TokenBatch, next_token_loss

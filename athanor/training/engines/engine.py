@@ -15,10 +15,6 @@ from athanor.training.engines.cut import Cut
 from athanor.training.objective import Scored
 
 
-class PartDone(Exception):
-    """This process has done its part: the first one holds the whole model, and goes on alone."""
-
-
 class Engine:
     """One process.
 
