@@ -1,15 +1,20 @@
 """What readers give: documents, and what they set aside; and what all readers of rows do with a row."""
 
+import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+
+import zstandard
 
 from athanor.base.settings import Settings
 from athanor.data.document import Document, make_document
 from athanor.data.reading.decode import Unreadable
 from athanor.data.split import split_text
 
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)  # of compression
 TEXT_FIELDS = ("text", "content", "body")
 CONVERSATIONS = ("messages", "conversations")
 SURROGATES = range(0xD800, 0xE000)

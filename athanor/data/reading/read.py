@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import hash_file, hash_json
+from athanor.base.files import hash_file, hash_json, hash_stream
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text
 from athanor.base.settings import Settings
@@ -16,8 +16,9 @@ from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
+from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
-from athanor.data.reading.sources import ALLOWED, SourceFile, find_sources
+from athanor.data.reading.sources import SourceFile, find_sources
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact
 
@@ -185,11 +186,24 @@ def fingerprint(settings: ReadSettings) -> str:
     return hash_json([[file.name, _content(file)] for file in find_sources(settings.path)])
 
 
-def _content(file: SourceFile) -> str:
+def _content(file: SourceFile) -> str | list[str]:
     if file.problem:
         return file.problem
+    if file.captions:
+        return [_content_alone(one) for one in (file, *file.captions)]
+    if file.folder:
+        return [_content_alone(one) for one in (file, *map(file.folder.find, file.folder.media()))]
+    return _content_alone(file)
+
+
+def _content_alone(file: SourceFile) -> str:
+    if file.mark is not None:
+        return file.mark
     try:
-        return hash_file(file.path)
+        if file.raw is None:
+            return hash_file(file.path)
+        with file.raw() as stream:
+            return hash_stream(stream)
     except OSError as problem:
         return f"cannot be opened: {problem.strerror}"
 

@@ -115,7 +115,7 @@ def test_everything_unusable_is_set_aside_with_its_reason(tmp_path, read):
     assert texts == {"good.txt": NOTE}
     assert aside == {
         "binary.txt": "binary file", "broken.txt": "broken UTF-8", "empty.txt": "empty file", "blank.md": "empty text",
-        "broken.pdf": "broken PDF", "menu.html": "no text in the page", "photo.jpeg": "kind not read: .jpeg",
+        "broken.pdf": "broken PDF", "menu.html": "no text in the page", "photo.jpeg": "a picture without words",
         "cut.txt.gz": "broken or truncated compression", "wrong.jsonl.zst": "broken or truncated compression",
         "dangling.txt": "broken link",
     }  # fmt: skip
@@ -249,11 +249,11 @@ def test_nothing_to_read_says_what_was_found_and_what_is_allowed(tmp_path, run_s
     if make != "nothing":
         folder.mkdir()
     if make == "useless":
-        (folder / "a.jpg").write_bytes(b"x")
-        (folder / "b.jpg").write_bytes(b"x")
+        (folder / "a.mp4").write_bytes(b"x")
+        (folder / "b.mp4").write_bytes(b"x")
     with pytest.raises(AthanorError) as caught:
         run_step(read_documents, ReadSettings(path=str(folder)))
-    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .jpg (2)"}[make] in str(
+    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .mp4 (2)"}[make] in str(
         caught.value
     )
     assert ".md" in caught.value.allowed and caught.value.fix
