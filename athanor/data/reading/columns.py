@@ -9,14 +9,13 @@ from typing import Any
 from athanor.base.errors import AthanorError
 from athanor.data.document import Document
 from athanor.data.reading.decode import Unreadable
-from athanor.data.reading.items import ReadLimits, SetAside, documents_of_row, find_text_field
+from athanor.data.reading.items import ReadLimits, SetAside, documents_of_row, find_text_field, wanted_fields
 from athanor.data.reading.sources import SourceFile
 
 AT_ONCE = 4_000_000  # bytes of values that are looked at together
 MOST_ROWS = 4_096  # at once
 BUFFER = 1 << 20  # bytes of a column read at a time
 FILE_MARK = b"ARROW1"  # an Arrow file begins with it; the stream format, which `datasets` writes, does not
-FACTS = ("url",)
 
 
 def pyarrow() -> Any:
@@ -91,7 +90,8 @@ def _batches(arrow: Any, stream: Any, in_file: bool) -> Iterator[Any]:
 def _columns(names: list[str], limits: ReadLimits) -> tuple[str, list[str]]:
     """The column with the text, and all that are read."""
     field = find_text_field(names, limits.text_field)
-    return field, [name for name in names if name == field or name in FACTS]
+    wanted = wanted_fields(field, limits)
+    return field, [name for name in names if name in wanted]
 
 
 def _rows_at_once(size: int, rows: int) -> int:

@@ -30,13 +30,16 @@ class ReadSettings(Settings):
     """What to read."""
 
     path: str = PYTHON
-    """A folder, a file, a pattern ('notes/*.md'), or python: for the text that every Python installation carries."""
+    """A folder, a file, a pattern ('notes/*.md'), an address (s3://…), or python: for the text that every Python
+    installation carries."""
     text_field: str | None = None
-    """The field of a .jsonl row that holds the text; unset: the first of text, content, body."""
+    """The field of a row that holds the text; unset: the first of text, content, body."""
+    keep_fields: tuple[str, ...] = ()
+    """Other fields of a row, or columns of a table, that go into the document's facts."""
     max_document_bytes: int = Field(default=1_000_000, ge=1_000)
     """A longer text is cut into documents at paragraph, line or sentence ends."""
     max_line_bytes: int = Field(default=16_000_000, ge=1_000)
-    """A longer row of a .jsonl file is set aside."""
+    """A longer row of a file or table is set aside."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Stop after about so many bytes of text; unset: read everything."""
 
@@ -134,7 +137,7 @@ def _read_files(intake: _Intake) -> None:
     files = list(find_sources(settings.path))
     limits = ReadLimits(
         max_document_bytes=settings.max_document_bytes, max_line_bytes=settings.max_line_bytes,
-        text_field=settings.text_field,
+        text_field=settings.text_field, keep_fields=settings.keep_fields,
     )  # fmt: skip
     intake.progress.start("read", total=sum(file.size for file in files if not file.problem) / MEGA, unit="MB")
     for file in files:
