@@ -33,7 +33,7 @@ def test_a_path_is_shown_with_what_cannot_be_read(mixed: Path, verb: Verb) -> No
     said = verb("data", "read", mixed, "--show", "2")
     assert "1. cat.png · caption · 6 B · picture 3×2\n   A cat." in said and "2. note.txt · prose · 21 B" in said
     assert "\n3. " not in said
-    assert "4 documents (caption 1, prose 3), 43 B of text, from 6 files; 4 set aside" in said
+    assert "4 documents (caption 1, prose 3), 41 B of text, from 6 files; 4 set aside" in said
     assert "broken PDF" in said and "kind not read: .bin" in said and "rows.jsonl#3" in said
     told = json.loads(verb("data", "read", mixed, "--json", "--show", "9"))
     assert told["documents"] == 4 and len(told["shown"]) == 4
