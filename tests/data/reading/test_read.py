@@ -320,3 +320,25 @@ def test_a_single_line_of_200_megabytes_is_read_in_bounded_memory(tmp_path, kind
     text_bytes, megabytes = map(int, result.stdout.split())
     assert text_bytes == (len("the next row") if kind == "jsonl" else 200 * len(block))
     assert megabytes < 80, f"{megabytes} MB for a file of 200"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_a_single_line_of_4_gigabytes_is_survived(tmp_path, kind):
+    """Compressed on disk, so that 4 MB become 4.3 GB of one line."""
+    path, out = tmp_path / f"line.{kind}.gz", tmp_path / "out"
+    begin, end = {"txt": (b"", b""), "jsonl": (b'{"text": "', b'"}\n{"text": "next"}'), "csv": (b"text\n", b"\nnext")}[
+        kind
+    ]
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(begin)
+        for _ in range(4_300):
+            file.write(b"word " * 200_000)
+        file.write(end)
+    out.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-c", READ_IN_CHILD, str(path), str(out)], capture_output=True, text=True, check=True
+    )
+    text_bytes, megabytes = map(int, result.stdout.split())
+    assert text_bytes == (4_300_000_000 if kind == "txt" else 4)
+    assert megabytes < 120
