@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from athanor.data.split import split_text
 BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)  # of compression
 TEXT_FIELDS = ("text", "content", "body")
 CONVERSATIONS = ("messages", "conversations")
-SURROGATES = range(0xD800, 0xE000)
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ReadLimits(Settings):
@@ -93,7 +94,7 @@ def _problem(text: Any, field: str) -> str | None:
         return f"field {field} is not text"
     if not text.strip():
         return "empty text"
-    if not text.isascii() and any(ord(character) in SURROGATES for character in text):
+    if not text.isascii() and SURROGATE.search(text):
         return "half of a surrogate pair in the text"
     return None
 

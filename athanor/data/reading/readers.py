@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+import orjson
+
 from athanor.data.document import Document
 from athanor.data.reading.archive import read_tar
 from athanor.data.reading.columns import read_arrow, read_parquet
@@ -105,14 +107,21 @@ def parse_row(line: bytes) -> dict[str, Any]:
         Unreadable: broken UTF-8 or JSON, or no object.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = orjson.loads(line)
+    except ValueError:  # it knows no NaN, no half surrogates and no numbers of more than 64 bits
+        row = _parse_slowly(line)
+    if not isinstance(row, dict):
+        raise Unreadable("not a JSON object")
+    return row
+
+
+def _parse_slowly(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise Unreadable("broken UTF-8") from None
     except (ValueError, RecursionError) as problem:
         raise Unreadable("not JSON", str(problem)) from None
-    if not isinstance(row, dict):
-        raise Unreadable("not a JSON object")
-    return row
 
 
 def read_media_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
