@@ -12,7 +12,7 @@ KEY = "ATHANOR_API_KEY"
 
 
 @click.command(
-    epilog="\b\nExample:  athanor serve\n          athanor serve model-1f2e3d4c --adapter adapter-5a6b7c8d --port 8001\n"
+    epilog="\b\nExample:  athanor serve\n          athanor serve model-1f2e3d4c --adapter adapter-5a6b7c8d\n"
     f"          {KEY}=a-long-secret-word athanor serve --host 0.0.0.0"
 )
 @click.argument("model", required=False)
