@@ -145,7 +145,8 @@ def attach_pieces(
             model.set_submodule(place.layer, layer)
         if name not in layer.adapters:
             layer.adapters[name] = nn.ModuleDict()
-        device = next(tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
+        own = (tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
+        device = next(own, next(model.parameters()).device)  # packed codes are neither
         at_work = adapter.at_work(piece, device).requires_grad_(train).train(layer.training)
         layer.adapters[name][str(place.piece)] = at_work
 
