@@ -48,15 +48,21 @@ class PlannedStep:
     chosen: dict[str, Choice]
 
 
-def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
+def plan_recipe(recipe: Recipe, given: Mapping[str, str] | None = None) -> list[PlannedStep]:
     """Fill in every setting and name every artifact before anything runs.
+
+    Args:
+        given: artifacts of the store that steps name as parents: the name used there -> the artifact's.
 
     Raises:
         AthanorError: a setting is unknown or out of range, or a source to be read is not there.
     """
     planned: dict[str, PlannedStep] = {}
     for row in recipe.steps:
-        parents = {role: planned[name].artifact for role, name in row.parents.items()}
+        parents = {
+            role: planned[name].artifact if name in planned else (given or {})[name]
+            for role, name in row.parents.items()
+        }
         planned[row.name] = _plan_step(row, recipe, parents)
     return list(planned.values())
 
