@@ -39,6 +39,7 @@ VERBS = {  # verb: (English, 中文)
         "学习曲线：已训练的模型，或正在训练的运行",
     ),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),
+    "remove": ("take documents out, and make again what learnt from them", "移除文档，并重做由它们产生的一切"),
     "lineage": ("what an artifact was made from", "一个产物的来历"),
     "verify": ("check every byte of the store against its records", "逐字节校验仓库"),
     "doctor": ("what this machine can do, and what is missing", "检查这台机器"),

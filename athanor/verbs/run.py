@@ -31,6 +31,7 @@ def command(
 
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
+    from athanor.data.reading.removed import read_removed
     from athanor.recipes.dial import require_runnable
     from athanor.recipes.processes import among_others
     from athanor.recipes.recipe import load_recipe
@@ -41,14 +42,14 @@ def command(
     stop = StopRequest().listen()
     chosen = [*overrides, *([f"scale={scale}"] if scale else [])]
     loaded = until_step(load_recipe(recipe, chosen), until)
-    plan = plan_recipe(loaded)
+    place = find_store(store, create_at=Path.cwd())
+    plan = plan_recipe(loaded, read_removed(place))
     if dry_run:
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
     if among_others():
         raise NotImplementedError("athanor run as one of several processes of torchrun is not built yet (SPEC R3)")
     require_runnable(loaded.scale)
-    place = find_store(store, create_at=Path.cwd())
     progress = make_progress(stop)
     made = run_recipe(loaded, plan, place, progress, _expect(plan, place, progress))
     if as_json:

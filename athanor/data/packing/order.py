@@ -31,6 +31,17 @@ def keep_order(shards: Artifact, folder: Path) -> None:
             link_or_copy(shards.file(name), folder / name)
 
 
+def plan_of(model: Artifact) -> dict[str, int]:
+    """What tells the steps of a training; empty for a model that was trained elsewhere."""
+    settings = model.record["settings"]
+    if "steps" not in settings:
+        return {}
+    config = read_json(model.file("config.json"))
+    context = settings.get("context", config.get("max_position_embeddings", config.get("n_positions")))
+    kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
+    return {**kept, "context": context}
+
+
 class TokenTable:
     """The part of `TokenFiles` that the order of training depends on: where each document's tokens begin."""
 
