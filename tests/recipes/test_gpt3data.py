@@ -203,7 +203,7 @@ def test_a_mixture_is_shown_as_planned_and_as_it_was_read(made) -> None:  # type
         assert row["read"] == [{"model": made[0]["pretrain"].id, "share": read[row["name"]]["share"],
                                 "epochs": read[row["name"]]["epochs"]}]  # fmt: skip
     steps = [row["step"] for row in collection.funnels]
-    assert steps[:4] == ["curated", "good", "raw", "clean"] and "unique" in steps
+    assert steps == ["raw", "clean", "quality", "unique", "curated", "good"]
 
 
 def test_an_index_of_a_mixture_wants_its_corpora(made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
