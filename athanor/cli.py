@@ -29,7 +29,7 @@ VERBS = {  # verb: (English, 中文)
         "write a model for transformers (hf) or llama.cpp (gguf)",
         "导出模型：transformers（hf）或 llama.cpp（gguf）",
     ),
-    "data": ("remove copies and repeats from files of documents", "从文档文件中删除重复"),
+    "data": ("look at a corpus; remove copies and repeats", "查看语料；删除重复"),
     "tokens": (
         "train a tokenizer, measure one, or add tokens to a model",
         "训练分词器、衡量分词器，或为模型增加词元",

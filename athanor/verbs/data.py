@@ -14,6 +14,10 @@ from athanor.verbs.groups import group_of
 from athanor.verbs.options import json_option, print_json
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
+    "show": (
+        "look at a corpus: sample, search, funnel, lengths, copies, mixture",
+        "查看语料：样本、搜索、漏斗、长度、重复、混合",
+    ),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
     "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),

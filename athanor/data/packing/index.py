@@ -54,10 +54,11 @@ def index_documents(
     sources: list[dict[str, Any]] = []
     measured = build_index(folder / INDEX, _texts(corpora, parents, sources), progress, settings.shard_bytes)
     (folder / "tokenizer.json").write_bytes(parents["pretrained"].file("tokenizer.json").read_bytes())
-    if "finetuned" in parents:
+    packed = "finetuned" in parents and PACKING in parents["finetuned"].record["files"]
+    if packed:
         (folder / PACKING).write_bytes(parents["finetuned"].file(PACKING).read_bytes())
     plans = {role: plan for role in STAGES if role in parents and (plan := plan_of(parents[role]))}
-    packing = np.load(folder / PACKING) if "finetuned" in parents else None
+    packing = np.load(folder / PACKING) if packed else None
     read = ReadingOrder(folder / ORDER, plans, packing).measured()
     documents = sum(source["documents"] for source in sources)
     write_json(folder / READINGS, {"plans": plans, "sources": sources, "documents": documents, "read": read})
