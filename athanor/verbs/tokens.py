@@ -79,7 +79,7 @@ def train(
         if dot and step not in steps:
             raise AthanorError(f"{override}: the step {step} comes after the tokenizer", allowed=", ".join(steps))
     place = find_store(store, create_at=Path.cwd())
-    plan = plan_recipe(recipe, read_removed(place))
+    plan = plan_recipe(recipe, removed=read_removed(place))
     made = run_recipe(recipe, plan, place, make_progress(StopRequest().listen()))["tokenizer"]
     if as_json:
         print_json({"artifact": made.id, **made.record})
@@ -112,7 +112,7 @@ def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, a
     TOKENIZER is a folder with any model's tokenizer files, or an artifact: a tokenizer or a model. Texts are read as
     they are, without cleaning.
     """
-    from athanor.data.reading.sources import ALLOWED
+    from athanor.data.reading.kinds import ALLOWED
     from athanor.tokens import fertility
     from athanor.tokens.tokenizer import Tokenizer
 
@@ -285,7 +285,7 @@ def plan_extension(settings: Any, base: Any, texts: str | None, removed: Any) ->
     recipe = Recipe("extend", {}, "nano", 1, ())
     first: list[PlannedStep] = []
     if texts is not None:
-        first = plan_recipe(replace(recipe, steps=(RecipeStep("data", "read", {}, {"path": texts}),)), removed)
+        first = plan_recipe(replace(recipe, steps=(RecipeStep("data", "read", {}, {"path": texts}),)), removed=removed)
     parents = {"model": base.id, **({"documents": first[0].artifact} if first else {})}
     return recipe, [*first, name_step("extend", "extend", settings, parents, {})]
 

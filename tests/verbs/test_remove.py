@@ -41,7 +41,7 @@ steps:
 def run(folder: Path) -> dict[str, Any]:
     store = Store(folder / "store")
     recipe = load_recipe(str(folder / "small.yaml"))
-    return run_recipe(recipe, plan_recipe(recipe, read_removed(store)), store, SilentProgress())
+    return run_recipe(recipe, plan_recipe(recipe, removed=read_removed(store)), store, SilentProgress())
 
 
 @pytest.fixture(scope="module")

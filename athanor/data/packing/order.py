@@ -43,6 +43,8 @@ def plan_of(model: Artifact) -> dict[str, int]:
     if context is None:
         return {}
     kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
+    if settings.get("group_by_length"):
+        kept["rows"] = 1  # packing.npy then tells the group that is a whole step
     return {**kept, "context": context}
 
 
