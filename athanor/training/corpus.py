@@ -106,7 +106,9 @@ def rows_of(settings: PretrainSettings, tokenizer: Tokenizer, model: nn.Module) 
         return Rows(_with(blank_infilling.blank, more), lambda names: filled(settings.z_loss, names), generation)
     return Rows(
         lambda batch, numbers, device: to_tensors(batch, device),
-        lambda names: next_token_loss(model.config, settings.balance, settings.z_loss, names), ids,
+        lambda names: next_token_loss(
+            model.config, settings.balance, settings.z_loss, names, settings.fused_loss, settings.document_mask
+        ), ids,
     )  # fmt: skip
 
 

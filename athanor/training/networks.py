@@ -16,7 +16,7 @@ from athanor.models.language import LanguageModel
 from athanor.models.masked import EncoderConfig, TextEncoder
 from athanor.models.permuted import PermutedConfig, PermutedLanguageModel
 from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
-from athanor.training.settings import LoopSettings
+from athanor.training.objectives.next_token import NextTokenSettings
 from athanor.training.setup import DtypeName
 
 ObjectiveName = Literal["next_token", "masked", "permutation", "span_corruption", "blank_infilling"]
@@ -28,11 +28,11 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     "guess_one_in": ("permutation",),
     "max_positions": ("next_token", "masked", "blank_infilling"),
     **dict.fromkeys(("kv_heads", "experts", "experts_per_token", "expert_hidden", "balance"), ("next_token",)),
-    "prompts": ("next_token",),
+    **dict.fromkeys(("prompts", "fused_loss", "document_mask"), ("next_token",)),
 }
 
 
-class PretrainSettings(LoopSettings):
+class PretrainSettings(NextTokenSettings):
     """What is learnt, the shape of the network, and how it is trained."""
 
     objective: ObjectiveName = "next_token"
@@ -72,7 +72,8 @@ class PretrainSettings(LoopSettings):
     @pydantic.model_validator(mode="after")
     def _fits_the_objective(self) -> "PretrainSettings":
         for name, objectives in ONLY_FOR.items():
-            if getattr(self, name) not in (None, False, ()) and self.objective not in objectives:
+            unset = type(self).model_fields[name].default
+            if getattr(self, name) != unset and self.objective not in objectives:
                 raise ValueError(
                     f"{name}={getattr(self, name)} has no meaning with objective: {self.objective}; "
                     f"leave it out, or choose {' or '.join(objectives)}"
