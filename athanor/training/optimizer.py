@@ -124,7 +124,8 @@ class MasterOptimizer:
             master.copy_(states[name]["master"])
             for optimizer in self.optimizers:
                 if any(master is one for group in optimizer.param_groups for one in group["params"]):
-                    moments = {key: value.clone() for key, value in states[name].items() if key in MOMENTS}
+                    kept = {key: value for key, value in states[name].items() if key in MOMENTS}
+                    moments = {key: value.to(master.device, copy=True) for key, value in kept.items()}
                     optimizer.state.pop(master, None)
                     if moments:
                         optimizer.state[master] = moments

@@ -1,5 +1,6 @@
 """Supervised fine-tuning: the loss counts only what the assistant says (Ouyang et al. 2022, section 3.5)."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pydantic
+import torch
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
@@ -151,6 +153,7 @@ def lesson(
 
 def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train the weights that require a gradient; write metrics.jsonl and packing.npy."""
+    note_strangeness(lesson, progress)
     clock = time.monotonic()
     rows = train(lesson.model, lesson.objective, settings, folder / RESUME, progress, "fine-tuning")
     seconds = time.monotonic() - clock
@@ -162,6 +165,18 @@ def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progre
         **summary(rows, lesson.objective, seconds), "conversations": read.conversations,
         "filled": round(read.filled, 4), "epochs": round(settings.steps / read.steps_per_epoch(settings.rows), 4),
     }  # fmt: skip
+
+
+@torch.no_grad()
+def note_strangeness(lesson: Lesson, progress: Progress) -> None:
+    """Say so when the model finds the first batch much less likely than chance: its tokenizer may be another's."""
+    loss = lesson.objective.loss(lesson.model, lesson.objective.batch(0, 0, 1))
+    found, chance = float(loss.total) / max(1, int(loss.count)), math.log(lesson.model.config.vocabulary or 1)
+    if found > chance + 1:
+        progress.note(
+            f"  the model finds these answers less likely than chance ({found:.1f} nats per token, chance is "
+            f"{chance:.1f}): is the tokenizer its own?"
+        )
 
 
 def context_of(settings: ChatSettings, room: int) -> int:

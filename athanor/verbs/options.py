@@ -72,7 +72,10 @@ def find_model(
     place = find_store(store)
     artifact = find_artifact(place, name) if name else latest(place, "model", steps)
     if artifact.kind != "model":
-        raise AthanorError(f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder")
+        hint = "fold it into its base first: athanor finetune … --merge" if artifact.kind == "adapter" else ""
+        raise AthanorError(
+            f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder", fix=hint
+        )
     artifact.verify()
     return artifact.path, artifact
 
