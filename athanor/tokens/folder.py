@@ -14,14 +14,16 @@ import tokenizers
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
-from athanor.tokens import pipelines
+from athanor.tokens import pipelines, spiece, tekken
 from athanor.tokens.letters import BYTE_TO_LETTER
 from athanor.tokens.pipelines import Built, Special, token_name
 from athanor.tokens.sentencepiece import SentencePieceModel
 
 TEMPLATE = "chat_template.jinja"
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # as in tokenizer_config.json, with `_token` behind
-FILES = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model or *.tiktoken"
+FILES = (
+    "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model, *.tiktoken or tekken.json"
+)
 BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
 
 
@@ -75,6 +77,14 @@ def _config(folder: Path) -> dict[str, Any]:
         if not isinstance(named, dict):
             raise AthanorError(f"{older} is not a JSON object")
         config.update(named)
+    added = folder / "added_tokens.json"
+    if added.is_file() and "added_tokens_decoder" not in config:
+        named = _read_vocabulary(added)
+        special = {*(token_name(config, role) for role in NAMES), *_more(config)}
+        config["added_tokens_decoder"] = {
+            str(index): {"content": token, "special": token in special, "normalized": token not in special}
+            for token, index in named.items()
+        }
     return config
 
 
@@ -119,7 +129,7 @@ def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
 def _from_json(path: Path, name: str, config: Mapping[str, Any]) -> Built:
     core = tokenizers.Tokenizer.from_file(str(path))
     if name == "LlamaTokenizer" and "ByteLevel" not in repr(core.pre_tokenizer):
-        pipelines.llama_spaces(core, config)
+        spiece.llama_spaces(core, config)
     return core, {}
 
 
@@ -129,7 +139,9 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
         path = folder / spelling
         if path.is_file() and not _is_ranks(path):
             model = SentencePieceModel.read(path)
-            return _guard(path, lambda: pipelines.from_sentencepiece(name, model, config))  # noqa: B023 - called here
+            others = folder / "vocab.json"
+            ids = _read_vocabulary(others) if name == "M2M100Tokenizer" and others.is_file() else None
+            return _guard(path, lambda: spiece.from_sentencepiece(name, model, config, ids))  # noqa: B023 - called here
     ranks = [*sorted(folder.glob("*.tiktoken")), folder / "tiktoken.model", folder / "tokenizer.model"]
     for path in ranks:
         if path.is_file():
@@ -144,6 +156,8 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
         words = path.read_text(encoding="utf-8").split("\n")
         words = [word.rstrip("\r") for word in (words[:-1] if words and not words[-1] else words)]
         return _guard(path, lambda: pipelines.from_words(name, words, config))
+    if (folder / tekken.FILE).is_file():
+        return tekken.from_tekken(folder / tekken.FILE)
     raise AthanorError(
         f"{folder} has no tokenizer.json and nothing older in its place", allowed=FILES,
         fix="name a folder that a tokenizer or model is in",
