@@ -1,5 +1,6 @@
 """Low-rank adapters of embeddings, heads, routers and experts: what they compute, learn, fold into and refuse."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from athanor.inference.quantize import quantize_model
 from athanor.models.adapters.attach import attach, drop, extract, merge, select, select_rows
 from athanor.models.adapters.files import read_adapter, save_adapter
 from athanor.models.adapters.lora import Adapter, LoraSettings, fresh
-from athanor.models.adapters.places import every_place
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
 from athanor.models.settings import family_of
 
-SHAPE = {"vocabulary": 97, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 48, "max_positions": 64}
+SHAPE = {"vocabulary": 97, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 64, "max_positions": 64}
 CONFIGS = {
     "untied": TransformerConfig(**SHAPE),
     "tied": TransformerConfig(**SHAPE, tied=True),
@@ -52,7 +52,8 @@ def lively(model: LanguageModel, targets: list[str], **settings) -> Adapter:
 @pytest.mark.parametrize(("kind", "targets"), [("untied", ENDS), ("tied", ENDS), ("experts", [*EXPERTS, *ENDS])])
 def test_a_new_adapter_changes_nothing_and_all_of_it_learns(kind: str, targets: list[str]) -> None:
     model = make(kind)
-    before = model(IDS)
+    with torch.no_grad():
+        before = model(IDS)
     attach(model, family_of(model.config), fresh(model, family_of(model.config), LoraSettings(), targets), train=True)
     torch.testing.assert_close(model(IDS), before)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
@@ -67,7 +68,9 @@ def test_a_new_adapter_changes_nothing_and_all_of_it_learns(kind: str, targets: 
     changed = extract(model, family_of(model.config), "adapter")
     assert all(bool(one.a_RK.any()) and bool(one.b_PR.any()) for one in changed.pieces.values())
     drop(model, "adapter")
-    assert torch.equal(model(IDS), before) and (kind != "tied" or model.head is None)
+    with torch.no_grad():
+        assert torch.equal(model(IDS), before)
+    assert kind != "tied" or model.head is None
     assert set(model.state_dict()) == set(LanguageModel(model.config).state_dict())
 
 
@@ -81,9 +84,7 @@ def test_the_loss_of_a_changed_head_is_that_of_its_logits(kind: str, targets: li
     total, _ = model.loss(IDS, TARGETS)
     expected = F.cross_entropy(model(IDS).flatten(0, 1), TARGETS.flatten(), reduction="sum")
     torch.testing.assert_close(total, expected)
-    for one, other in zip(
-        torch.autograd.grad(total, learning), torch.autograd.grad(expected, learning), strict=True
-    ):
+    for one, other in zip(torch.autograd.grad(total, learning), torch.autograd.grad(expected, learning), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -98,8 +99,9 @@ def test_a_merged_network_is_no_longer_tied(tmp_path: Path) -> None:
         merged = merge(model, "adapter")
         assert not merged.config.tied and model.config.tied
         torch.testing.assert_close(merged(IDS), expected, rtol=1e-5, atol=1e-5)
-        save_checkpoint(merged, tmp_path / targets[0], family=family.name)
-        assert torch.equal(load_checkpoint(tmp_path / targets[0])(IDS), merged(IDS))
+        folder = tmp_path / "-".join(targets)
+        save_checkpoint(merged, folder, family=family.name)
+        assert torch.equal(load_checkpoint(folder)(IDS), merged(IDS))
         drop(model, "adapter")
     attach(model, family, lively(model, ["q_proj"]), "one")
     attach(model, family, lively(model, ["lm_head"]), "two")
@@ -157,9 +159,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
                           bias_qkv=True, bias_out=True, bias_mlp=True, mlp="gelu_tanh", embedding_norm=True)
     ).initialise(1)  # fmt: skip
     bloom = family_of(fixed.config)
-    assert not [name for name, place in every_place(bloom, fixed.config).items() if place.kind == "head"]
     attach(fixed, bloom, lively(fixed, ["word_embeddings"]))
-    with pytest.raises(AthanorError, match="tied|tie_word_embeddings"):
+    with pytest.raises(AthanorError, match=r"tied|tie_word_embeddings"):
         save_checkpoint(merge(fixed, "adapter"), tmp_path, family=bloom.name)
 
 
@@ -171,8 +172,6 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_settings_of_experts_that_peft_does_not_follow_either(wrong: dict, tmp_path: Path) -> None:
-    import json
-
     model = make("experts")
     family = family_of(model.config)
     save_adapter(lively(model, EXPERTS), tmp_path, family, model.config)

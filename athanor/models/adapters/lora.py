@@ -92,11 +92,10 @@ class Adapter:
 
     def check(self, name: str, place: Place, layer: nn.Module) -> None:
         """Refuse matrices of a piece that have another shape than its place, or were made for another weight."""
-        matrices, rank, first = (
-            self.pieces[name],
-            self.pieces[name].rank,
-            (len(place.experts),) if place.experts else (),
-        )
+        if self.settings.decomposed and place.kind in ("router", "experts"):
+            raise AthanorError(f"{name}: a router or experts with a decomposed adapter (DoRA)", allowed="LoRA, rsLoRA")
+        matrices, rank = self.pieces[name], self.pieces[name].rank
+        first = (len(place.experts),) if place.experts else ()
         wanted: dict[str, tuple[Tensor | None, tuple[int, ...] | None]] = {
             "A": (matrices.a_RK, (*first, rank, place.inputs)), "B": (matrices.b_PR, (*first, place.height, rank)),
             "lengths": (matrices.length_P, (place.height,) if self.settings.decomposed else None),
@@ -109,8 +108,6 @@ class Adapter:
                     allowed=str(shape),
                     fix="was the adapter made for another model?",
                 )
-        if self.settings.decomposed and place.kind in ("router", "experts"):
-            raise AthanorError(f"{name}: a router or experts with a decomposed adapter (DoRA)", allowed="LoRA, rsLoRA")
         if self.settings.decomposed:
             weight_of(layer, place.layer)
         stored, own = self.beside.get(name), layer.weight if isinstance(layer, nn.Linear | nn.Embedding) else None

@@ -23,7 +23,6 @@ from athanor.models.convert import rows_of
 from athanor.models.families import Family
 from athanor.models.families.family import Weight
 
-
 # What files call otherwise than `transformers` does now, whose name adapters go by: GPT-NeoX's head.
 LATER_NAMES = {"embed_out": "lm_head"}
 
