@@ -23,6 +23,9 @@ from athanor.models.settings import read_config
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
+# It looks for these keys among layers only, says it ignores those of parameters, and follows them all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
+
 TOLERANCE = 1e-5
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, POSITIONS = 97, 64, 3, 4, 96, 48
 COMMON = dict(
