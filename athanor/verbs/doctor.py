@@ -21,7 +21,7 @@ BREAKS_IMPORTS = ("torchvision", "torchaudio", "torchcodec")
 @json_option
 def command(as_json: bool) -> None:
     """Look at processor, memory, disk, GPU and torch, and measure the speed that training depends on."""
-    rows = [*_machine(), *_torch(), *_neighbours()]
+    rows = [*_machine(), *_torch(), _library(), *_neighbours()]
     if as_json:
         print_json([{"state": state, "what": what, "detail": detail} for state, what, detail in rows])
         return
@@ -75,6 +75,14 @@ def _torch() -> Iterator[tuple[str, str, str]]:
     if device.type == "cpu" and not cpu_has_bf16():
         yield NOTE, "bf16", say("not in this processor: training takes two to four times as long as with it",
                                 "处理器不支持：训练时间约为支持时的两到四倍")  # fmt: skip
+
+
+def _library() -> tuple[str, str, str]:
+    from athanor.base import native
+
+    used = native.available()
+    slower = say("; corpus steps take two to three times as long", "；语料步骤耗时约为两到三倍")
+    return (OK if used else NOTE), say("C library", "C 库"), native.describe() + ("" if used else slower)
 
 
 def _neighbours() -> Iterator[tuple[str, str, str]]:

@@ -6,6 +6,8 @@ SEQ2SEQ = "tests/parity/test_seq2seq_families.py"
 SETTINGS = "tests/parity/test_seq2seq_settings.py"
 BLANKS = "tests/models/test_blank_infilling.py"
 GLM = "tests/parity/test_glm.py"
+FILLING = "tests/inference/test_blanks.py"
+WRITING = "tests/inference/test_seq2seq.py"
 
 CHANGES = (
     # distances of T5
@@ -293,5 +295,79 @@ CHANGES = (
         'mlp.dense_h_to_4h")',
         GLM,
         "logits_equal and 130b",
+    ),
+    # the engine with networks that fill in blanks
+    Change(
+        "a context is read from left to right",
+        "inference/cache.py",
+        "key_S < torch.tensor(contexts, device=self.device)[:, None, None]",
+        "key_S < 0 * torch.tensor(contexts, device=self.device)[:, None, None]",
+        GLM,
+        "answers_are_the_references",
+    ),
+    Change(
+        "an answer's places are one behind",
+        "inference/batch.py",
+        "reading.position(length - reading.context)",
+        "reading.position(length - reading.context - 1)",
+        GLM,
+        "answers_are_the_references",
+    ),
+    Change(
+        "places always count on after the mask",
+        "inference/blanks.py",
+        "counts_on = config.position_axes == 1 and masks[0] == self.ending",
+        "counts_on = config.position_axes == 1",
+        GLM,
+        "answers_are_the_references and glm-130b",
+    ),
+    Change(
+        "the start token counts as context",
+        "inference/blanks.py",
+        "        context = ids[:cut]\n",
+        "        context = ids[: cut + 1]\n",
+        FILLING,
+        "naive_loop",
+    ),
+    # what is written for a source
+    Change(
+        "the rows of a cache stay where beams were",
+        "inference/cache.py",
+        "self.kv = [old[:, rows] for old in self.kv]",
+        "self.kv = [old[:, rows.sort().values] for old in self.kv]",
+        WRITING,
+        "beams_find and mt5",
+    ),
+    Change(
+        "a text that has ended is too long by one",
+        "inference/beam.py",
+        "length = len(self.texts[0]) + 1",
+        "length = len(self.texts[0]) + 2",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "the forced token is no part of the length",
+        "inference/beam.py",
+        "return score / (length + self.before)",
+        "return score / length",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "what ends behind the best beams is kept too",
+        "inference/beam.py",
+        "                if rank < count:\n",
+        "                if rank <= count:\n",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "padding of a source is read",
+        "inference/seq2seq.py",
+        "None if bool(seen_BS.all()) else seen_BS.to(device)",
+        "None",
+        WRITING,
+        "greedy and mt5",
     ),
 )
