@@ -188,7 +188,7 @@ def differences(tokenizer: Tokenizer, values: Mapping[str, Any]) -> str:
     unput = unput if len(start) > 1 else []
     if values["tokenizer.ggml.model"] == PIECES_KIND:
         return "; ".join([*named_differences(tokenizer), *unput, "no other text"])
-    named = [*unput, NEW_LETTERS]
+    named = unput if values["tokenizer.ggml.pre"] == BLOOM else [*unput, NEW_LETTERS]  # BLOOM's asks for no letters
     if values["tokenizer.ggml.pre"] not in (GPT2, BLOOM, COHERE):
         named.append(f"and {OLD_S}")
     if tokenizer.core.normalizer is not None:
