@@ -1,6 +1,6 @@
 """The optimiser: fp32 master weights behind a model in any number type, updated by AdamW or by Muon and AdamW.
 
-Muon (Jordan et al. 2024) takes the matrices inside the trunk, where it learns more per step; AdamW (Loshchilov &
+Muon (Jordan et al. 2024) takes the matrices inside the layers, where it learns more per step; AdamW (Loshchilov &
 Hutter 2019) takes the rest: embeddings, heads, norms and biases.
 """
 
@@ -38,13 +38,16 @@ class MasterOptimizer:
         betas: tuple[float, float],
         weight_decay: float,
         engine: Engine | None = None,
+        fused: bool = True,
     ):
         self.engine = engine or Engine()
         learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
         self.held = [self.engine.local(weight) for weight in self.weights]
         self.masters = [_master(part) for part in self.held]
-        muon = {name for name, weight in learning if weight.dim() == 2 and name.startswith("trunk.")}
+        muon = {
+            name for name, weight in learning if weight.dim() == 2 and "blocks." in name and not name.endswith("bias")
+        }
         muon = muon if name == "muon" else set()
         pairs = list(zip(self.names, self.masters, strict=True))
         self.optimizers: list[torch.optim.Optimizer] = []
@@ -62,7 +65,7 @@ class MasterOptimizer:
             {"params": [master for master in others if master.dim() < 2], "weight_decay": 0.0},
         ]
         if groups := [group for group in groups if group["params"]]:
-            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
+            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -123,7 +126,8 @@ class MasterOptimizer:
             master.copy_(states[name]["master"])
             for optimizer in self.optimizers:
                 if any(master is one for group in optimizer.param_groups for one in group["params"]):
-                    moments = {key: value.clone() for key, value in states[name].items() if key in MOMENTS}
+                    kept = {key: value for key, value in states[name].items() if key in MOMENTS}
+                    moments = {key: value.to(master.device, copy=True) for key, value in kept.items()}
                     optimizer.state.pop(master, None)
                     if moments:
                         optimizer.state[master] = moments
