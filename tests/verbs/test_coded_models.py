@@ -1,6 +1,7 @@
 """ChatGLM3 as it is published, its tokenizer being Python code: the same ids in training, answers and server."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_documents_are_packed_and_judged_with_the_same_ids(
     pack_documents(PackSettings(), {"corpus": corpus, "tokenizer": artifact}, tmp_path, SilentProgress())
     tokens = TokenFiles(tmp_path)
     places = [*tokens.starts_D.tolist(), None]
-    packed = [tokens.read(first, last).tolist()[1:] for first, last in zip(places, places[1:], strict=False) if last]
+    packed = [tokens.read(first, last).tolist()[1:] for first, last in pairwise(places) if last]
     expected = model.encode(TEXTS)
     assert packed and all(ids in expected for ids in packed)
     subject = LocalSubject(artifact.path, "float32")
