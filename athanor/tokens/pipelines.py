@@ -39,6 +39,8 @@ CLASSES = {  # a class that stands for another, or a model type without a tokeni
     "roberta": "RobertaTokenizer", "bart": "RobertaTokenizer", "BartTokenizer": "RobertaTokenizer",
     "longformer": "RobertaTokenizer", "LongformerTokenizer": "RobertaTokenizer", "LEDTokenizer": "RobertaTokenizer",
     "clip": "CLIPTokenizer", "clip_text_model": "CLIPTokenizer", "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer", "mixtral": "LlamaTokenizer",
+    "chatglm": "ChatGLMTokenizer",
     "CodeLlamaTokenizer": "LlamaTokenizer", "t5": "T5Tokenizer", "mt5": "T5Tokenizer", "MT5Tokenizer": "T5Tokenizer",
     "umt5": "T5Tokenizer", "longt5": "T5Tokenizer", "switch_transformers": "T5Tokenizer", "gemma": "GemmaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer", "altclip": "XLMRobertaTokenizer", "albert": "AlbertTokenizer",

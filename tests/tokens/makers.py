@@ -250,6 +250,48 @@ def tekken(folder: Path) -> None:
     })  # fmt: skip
 
 
+CODE = "raise SystemExit('foreign code was run')\n# <|user|>\n"
+
+
+def chatglm6b(folder: Path) -> None:
+    """ice_text.model of unigrams with pieces for white space, and a class that is Python code."""
+    blanks = [f"<|blank_{count}|>" for count in range(2, 81)]
+    sentencepiece(
+        folder, "ice_text.model", vocab_size=900, model_type="unigram", byte_fallback=True, pad_id=3, eos_id=2,
+        normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, character_coverage=0.99,
+        user_defined_symbols=["<n>", "<|tab|>", *blanks, "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"],
+    )  # fmt: skip
+    write(folder, "tokenization_chatglm.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "ChatGLMTokenizer", "bos_token": "<sop>", "eos_token": "<eop>", "gmask_token": "[gMASK]",
+        "mask_token": "[MASK]", "pad_token": "<pad>", "unk_token": "<unk>", "num_image_tokens": 0,
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    })  # fmt: skip
+
+
+def chatglm3(folder: Path) -> None:
+    """BPE of SentencePiece, and marks and roles behind its ids."""
+    sentencepiece(
+        folder, "tokenizer.model", vocab_size=800, model_type="bpe", byte_fallback=True, character_coverage=0.99,
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    write(folder, "tokenization_chatglm.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "ChatGLMTokenizer", "remove_space": False, "do_lower_case": False,
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    })  # fmt: skip
+
+
+def coded_ranks(folder: Path, name: str, file: str, **config: Any) -> None:
+    """Byte ranks under a class that is Python code: Qwen-7B's and GLM-4-9B's."""
+    tiktoken_file(folder)
+    (folder / "tokenizer.model").rename(folder / file)
+    write(folder, "tokenization_mine.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": name, "auto_map": {"AutoTokenizer": [f"tokenization_mine.{name}", None]}, **config,
+    })  # fmt: skip
+
+
 MAKERS = {
     "gpt2": gpt2, "roberta": roberta, "clip": clip, "bert": bert, "llama3": llama3, "qwen": qwen, "t5": t5,
     "llama2": llama2, "mt5": mt5, "xlm_roberta": xlm_roberta, "albert": albert, "xlnet": xlnet,
