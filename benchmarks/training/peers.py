@@ -5,9 +5,9 @@
 A step is a batch of 4,096 random tokens, loss, gradient, clipping to 1 and an update of AdamW (nanochat: its own Muon),
 with numbers and settings a user of that trainer would take: autocast to bf16 over fp32 weights, fused AdamW. Every
 network has the same width, layers, heads and vocabulary (GPT-2's blocks for nanoGPT, its own for nanochat; their
-feed-forward layers are chosen so that the number of weights in matrix products is within 3 % of ours). The clock is CPU time
-with one thread, wall time with more. Prints medians, ratios to ours, the share of the measured peak of matrix products,
-and with --only NAME, in a process of its own, the peak memory.
+feed-forward layers are theirs: 8 D^2 weights, ours 8.25). The clock is CPU time with one thread, wall time with more.
+Prints medians, ratios to ours, the share of the measured peak of matrix products, and the peak memory of each in a
+process of its own.
 
 The folders are checkouts of those projects; --litgpt needs the package. What is not given is left out.
 """
