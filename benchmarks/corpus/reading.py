@@ -133,7 +133,8 @@ def write_packages(texts: list[str], files: dict[str, Path], folder: Path) -> No
             f'<item id="c{n}" href="{n}.xhtml" media-type="application/xhtml+xml"/>' for n in range(len(chapters))
         )
         spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(chapters)))
-        book = f"<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>x</dc:title></metadata><manifest>{items}</manifest><spine>{spine}</spine>"
+        facts = '<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>x</dc:title></metadata>'
+        book = f"{facts}<manifest>{items}</manifest><spine>{spine}</spine>"
         archive.writestr("b.opf", f'<package xmlns="http://www.idpf.org/2007/opf" version="3.0">{book}</package>')
         for number, chapter in enumerate(chapters):
             page = "".join(f"<p>{escape(text)}</p>" for text in chapter)
