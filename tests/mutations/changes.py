@@ -1,9 +1,10 @@
 """One-line changes that must each make a test fail, by area."""
 
-from tests.mutations import encoder_decoders, files, foreign_tokenizers, pictures, tokens, trunk
+from tests.mutations import encoder_decoders, files, foreign_tokenizers, objectives, pictures, tokens, trunk
 
 CHANGES = (
     *trunk.CHANGES,
+    *objectives.CHANGES,
     *encoder_decoders.CHANGES,
     *pictures.CHANGES,
     *files.CHANGES,
