@@ -80,7 +80,9 @@ def _plan_step(
 ) -> PlannedStep:
     step = step_named(row.do)
     cls = step.settings_class()
-    chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
+    chosen = {
+        key: choice for key, choice in choose(recipe.scale, row.do, row.settings).items() if key not in row.settings
+    }
     values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
     if "seed" in cls.model_fields and "seed" not in values:
         values["seed"] = recipe.seed
