@@ -64,16 +64,25 @@ def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
     return list(planned.values())
 
 
-def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> PlannedStep:
-    step = step_named(row.do)
-    cls = step.settings_class()
+def settings_of(row: RecipeStep, recipe: Recipe) -> tuple[Settings, dict[str, Choice]]:
+    """The settings of a step with every number filled in, and those that the dial chose.
+
+    Raises:
+        AthanorError: a setting is unknown or out of range.
+    """
+    cls = step_named(row.do).settings_class()
     chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
     values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
     if "seed" in cls.model_fields and "seed" not in values:
         values["seed"] = recipe.seed
     if "recipe" in cls.model_fields and "recipe" not in values:
         values["recipe"] = recipe.name
-    settings = parse_settings(cls, values, row.name)
+    return parse_settings(cls, values, row.name), chosen
+
+
+def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> PlannedStep:
+    step = step_named(row.do)
+    settings, chosen = settings_of(row, recipe)
     code = code_version(step.module)
     made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}
     name = artifact_name(step.makes, row.do, made_of, parents, code)
