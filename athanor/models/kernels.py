@@ -27,6 +27,11 @@ def trains_on_cpu(*inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs) and inputs[0].device.type == "cpu"
 
 
+def by_blocks(device: torch.device) -> bool:
+    """Whether attention goes block by block: on a CPU, but for a graph that is traced to be run by other programs."""
+    return device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 # --- normalisation -----------------------------------------------------------------------------------------------
 
 
@@ -218,7 +223,7 @@ class Mask:
             self.allowed_BTS = after_start_BTS & before_end_BTS
         self.block_starts: list[list[int]] | None = None
         self.block_ends: list[list[int]] | None = None
-        if device.type == "cpu":  # elsewhere nobody asks, and asking would wait
+        if by_blocks(device):  # elsewhere nobody asks, and asking would wait
             last_T = (place_T[::QUERY_BLOCK] + QUERY_BLOCK - 1).clamp_max(length - 1)
             self.block_starts = None if starts_BT is None else starts_BT[:, ::QUERY_BLOCK].tolist()
             self.block_ends = None if ends_BT is None else ends_BT[:, last_T].tolist()
@@ -255,7 +260,7 @@ def document_ends(starts_BT: Tensor) -> Tensor:
 
 def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
     """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
-    if q_BTNH.device.type == "cpu":
+    if by_blocks(q_BTNH.device):
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if not mask.plain:
@@ -368,7 +373,7 @@ def from_head(x: Tensor, group: int) -> Tensor:
 
 
 def linear_cross_entropy(
-    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0
+    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0, fused: bool = True
 ) -> tuple[Tensor, Tensor]:
     """-log softmax(hidden weight)[target], in nats, float32: the sum, and every row's without gradient.
 
@@ -377,7 +382,10 @@ def linear_cross_entropy(
 
     Args:
         z_loss: the sum holds this times log(sum exp(logits))^2 as well (PaLM, Chowdhery et al. 2022, section 5).
+        fused: as said; else all logits at once, as the plain formula has them.
     """
+    if not fused:
+        return plain_linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss)
     if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
         return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X, z_loss)
     pieces = [
@@ -418,7 +426,8 @@ class LinearCrossEntropy(Function):
         loss_X = torch.empty(len(hidden_XD), device=device)
         extra = torch.zeros((), device=device)
         dhidden_XD = torch.empty_like(hidden_XD)
-        dweight_VD = torch.zeros(weight_VD.shape, device=device)
+        learns = ctx.needs_input_grad[1]  # a frozen head needs no gradient
+        dweight_VD = torch.zeros(weight_VD.shape if learns else (0,), device=device)
         for rows in chunks(len(hidden_XD)):
             logits_XV = F.linear(hidden_XD[rows], weight_VD)
             if z_loss:
@@ -433,12 +442,13 @@ class LinearCrossEntropy(Function):
                 p_X1 = p_XV.gather(1, targets_X[rows, None])
             p_XV.scatter_(1, targets_X[rows, None], p_X1 - 1)
             torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
-            dweight_VD += p_XV.t() @ hidden_XD[rows]
+            if learns:
+                dweight_VD += p_XV.t() @ hidden_XD[rows]
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(loss_X)
         return loss_X.sum() + extra, loss_X
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
-        return dhidden_XD * dtotal, dweight_VD * dtotal, None, None
+        return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None

@@ -38,6 +38,7 @@ class MasterOptimizer:
         betas: tuple[float, float],
         weight_decay: float,
         engine: Engine | None = None,
+        fused: bool = True,
     ):
         self.engine = engine or Engine()
         learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -62,7 +63,7 @@ class MasterOptimizer:
             {"params": [master for master in others if master.dim() < 2], "weight_decay": 0.0},
         ]
         if groups := [group for group in groups if group["params"]]:
-            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
+            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
 
     @torch.no_grad()
     def collect(self) -> None:

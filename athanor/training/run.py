@@ -40,7 +40,9 @@ class Run:
         self.objective, self.settings, self.work = objective, settings, work
         self.progress, self.engine, self.model = progress, engine, model
         self.module = engine.wrap(Scored(model, objective.loss))
-        self.optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay, engine)
+        self.optimizer = MasterOptimizer(
+            model, settings.optimizer, settings.betas, settings.weight_decay, engine, settings.fused_optimizer
+        )
         names, masters = self.optimizer.names, self.optimizer.masters
         self.average = None if settings.average is None else Average(names, masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)

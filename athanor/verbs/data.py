@@ -14,6 +14,12 @@ from athanor.verbs.groups import group_of
 from athanor.verbs.options import json_option, print_json
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
+    "show": (
+        "look at a corpus: sample, search, funnel, lengths, copies, mixture",
+        "查看语料：样本、搜索、漏斗、长度、重复、混合",
+    ),
+    "read": ("show what a path or address holds, and what cannot be read", "查看路径或网址的内容与无法读取之处"),
+    "convert": ("write everything at a path to one file, JSON lines or parquet", "写成一个 JSON 行或 parquet 文件"),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
     "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),
@@ -27,11 +33,12 @@ out_option = click.option("--out", type=Path, required=True, help=say("a folder 
 
 @click.group(
     cls=group_of(COMMANDS, __name__),
-    epilog="\b\nExample:  athanor data copies raw/*.jsonl.zst --out unique\n"
+    epilog="\b\nExample:  athanor data read ~/notes\n"
+    "          athanor data copies raw/*.jsonl.zst --out unique\n"
     "          athanor data repeats unique/documents.jsonl --unit line --out clean",
 )
 def command() -> None:
-    """Work on files of documents: JSON lines with a field "text", plain or compressed (.gz, .zst)."""
+    """Read files of every kind, and work on documents: JSON lines with a field "text", plain or compressed."""
 
 
 @command.command(

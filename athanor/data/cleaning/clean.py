@@ -54,7 +54,8 @@ class CleanSettings(Settings):
     chinese: ChineseLimits | None = None
     """Limits for Chinese beside the published rules."""
     mask_personal_data: bool = True
-    """Replace mail addresses, phone numbers, identity cards and internet addresses by [mail], [phone], [card], [ip]."""
+    """Replace mail addresses, phone numbers, identity and bank cards and internet addresses by [mail], [phone],
+    [identity card], [bank card], [ip]."""
     copy_threshold: float = Field(default=0.7, gt=0, le=1)
     """Documents whose word runs are at least this similar (Jaccard) are copies; the longest stays."""
     copy_run: int = Field(default=5, ge=1)
@@ -159,6 +160,14 @@ def _improve(
             document = document.with_text(text)
         stage.leave(document.bytes)
         yield document
+
+
+def judge_one(document: Document, settings: CleanSettings) -> str | None:
+    """Why a document by itself does not pass repair, language and quality; None where it does."""
+    funnel = Funnel("repair", "language", "quality")
+    for _ in _improve([document], settings, funnel, Counter()):
+        return None
+    return funnel.reasons()[0][0]
 
 
 def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Document | None:

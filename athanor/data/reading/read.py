@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import hash_file, hash_json
+from athanor.base.files import hash_file, hash_json, hash_stream
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text
 from athanor.base.settings import Settings
@@ -16,8 +16,10 @@ from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
+from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
-from athanor.data.reading.sources import ALLOWED, SourceFile, find_sources
+from athanor.data.reading.removed import text_hash
+from athanor.data.reading.sources import SourceFile, find_sources
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact
 
@@ -29,15 +31,20 @@ class ReadSettings(Settings):
     """What to read."""
 
     path: str = PYTHON
-    """A folder, a file, a pattern ('notes/*.md'), or python: for the text that every Python installation carries."""
+    """A folder, a file, a pattern ('notes/*.md'), an address (s3://…), or python: for the text that every Python
+    installation carries."""
     text_field: str | None = None
-    """The field of a .jsonl row that holds the text; unset: the first of text, content, body."""
+    """The field of a row that holds the text; unset: the first of text, content, body."""
+    keep_fields: tuple[str, ...] = ()
+    """Other fields of a row, or columns of a table, that go into the document's facts."""
     max_document_bytes: int = Field(default=1_000_000, ge=1_000)
     """A longer text is cut into documents at paragraph, line or sentence ends."""
     max_line_bytes: int = Field(default=16_000_000, ge=1_000)
-    """A longer row of a .jsonl file is set aside."""
+    """A longer row of a file or table is set aside."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Stop after about so many bytes of text; unset: read everything."""
+    without: tuple[str, ...] = ()
+    """Hashes of texts to leave out; `athanor remove` and what it wrote into the store fill it in."""
 
 
 class _Intake:
@@ -49,6 +56,7 @@ class _Intake:
         self.shards = ShardWriter(folder, "documents")
         self.aside = open_text(folder / "set_aside.jsonl", "w")
         self.kinds: Counter[str] = Counter()
+        self.without = set(settings.without)
 
     @property
     def full(self) -> bool:
@@ -80,6 +88,9 @@ class _Intake:
     def _write(self, document: Document) -> None:
         size = document.bytes
         self.funnel["documents"].enter(size)
+        if self.without and text_hash(document.text) in self.without:
+            self.funnel["documents"].drop("removed (without)", size, document.source)  # no text: it is to be forgotten
+            return
         self.funnel["documents"].leave(size)
         self.kinds[document.kind] += 1
         self.shards.write(document)
@@ -133,7 +144,7 @@ def _read_files(intake: _Intake) -> None:
     files = list(find_sources(settings.path))
     limits = ReadLimits(
         max_document_bytes=settings.max_document_bytes, max_line_bytes=settings.max_line_bytes,
-        text_field=settings.text_field,
+        text_field=settings.text_field, keep_fields=settings.keep_fields,
     )  # fmt: skip
     intake.progress.start("read", total=sum(file.size for file in files if not file.problem) / MEGA, unit="MB")
     for file in files:
@@ -185,11 +196,24 @@ def fingerprint(settings: ReadSettings) -> str:
     return hash_json([[file.name, _content(file)] for file in find_sources(settings.path)])
 
 
-def _content(file: SourceFile) -> str:
+def _content(file: SourceFile) -> str | list[str]:
     if file.problem:
         return file.problem
+    if file.captions:
+        return [_content_alone(one) for one in (file, *file.captions)]
+    if file.folder:
+        return [_content_alone(one) for one in (file, *map(file.folder.find, file.folder.media()))]
+    return _content_alone(file)
+
+
+def _content_alone(file: SourceFile) -> str:
+    if file.mark is not None:
+        return file.mark
     try:
-        return hash_file(file.path)
+        if file.raw is None:
+            return hash_file(file.path)
+        with file.raw() as stream:
+            return hash_stream(stream)
     except OSError as problem:
         return f"cannot be opened: {problem.strerror}"
 
