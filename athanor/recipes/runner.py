@@ -75,7 +75,6 @@ def plan_recipe(
     return list(planned.values())
 
 
-<<<<<<< HEAD
 def settings_of(row: RecipeStep, recipe: Recipe) -> tuple[Settings, dict[str, Choice]]:
     """The settings of a step with every number filled in, and those that the dial chose.
 
@@ -83,29 +82,20 @@ def settings_of(row: RecipeStep, recipe: Recipe) -> tuple[Settings, dict[str, Ch
         AthanorError: a setting is unknown or out of range.
     """
     cls = step_named(row.do).settings_class()
-=======
-def _plan_step(
-    row: RecipeStep, recipe: Recipe, parents: dict[str, str], removed: Sequence[dict[str, Any]]
-) -> PlannedStep:
-    step = step_named(row.do)
-    cls = step.settings_class()
->>>>>>> main
     chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
     values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
     if "seed" in cls.model_fields and "seed" not in values:
         values["seed"] = recipe.seed
     if "recipe" in cls.model_fields and "recipe" not in values:
         values["recipe"] = recipe.name
-<<<<<<< HEAD
     return parse_settings(cls, values, row.name), chosen
 
 
-def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> PlannedStep:
-    step = step_named(row.do)
+def _plan_step(
+    row: RecipeStep, recipe: Recipe, parents: dict[str, str], removed: Sequence[dict[str, Any]]
+) -> PlannedStep:
     settings, chosen = settings_of(row, recipe)
-=======
-    settings = leave_out(parse_settings(cls, values, row.name), removed)
-    return name_step(row.name, row.do, settings, parents, chosen)
+    return name_step(row.name, row.do, leave_out(settings, removed), parents, chosen)
 
 
 def leave_out(settings: Settings, removed: Sequence[dict[str, Any]]) -> Settings:
@@ -120,7 +110,6 @@ def name_step(
 ) -> PlannedStep:
     """A step whose settings are all known, with the name of the artifact it will make."""
     step = step_named(do)
->>>>>>> main
     code = code_version(step.module)
     made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}
     artifact = artifact_name(step.makes, do, made_of, parents, code)
