@@ -14,6 +14,7 @@ from athanor.base.files import hash_bytes
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text, read_records, write_records
 from athanor.base.settings import Settings
+from athanor.data.cleaning.boilerplate import drop_boilerplate
 from athanor.data.cleaning.facts import Facts
 from athanor.data.cleaning.filters import Thresholds, judge, judge_pages
 from athanor.data.cleaning.language import guess_language, language_of
@@ -53,6 +54,9 @@ class CleanSettings(Settings):
     """Limits of the published rules; unset: the published ones."""
     chinese: ChineseLimits | None = None
     """Limits for Chinese beside the published rules."""
+    drop_boilerplate: bool = False
+    """Leave out short lines that belong to a web site (menus, cookie notices, editors' signatures): for text of the
+    web without markup; pages read from HTML have lost theirs."""
     mask_personal_data: bool = True
     """Replace mail addresses, phone numbers, identity and bank cards and internet addresses by [mail], [phone],
     [identity card], [bank card], [ip]."""
@@ -176,6 +180,8 @@ def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Docu
     stage = funnel["repair"]
     stage.enter(size)
     text = repair_text(document.text)
+    if settings.drop_boilerplate and document.kind in ("prose", "page"):
+        text = repair_text(drop_boilerplate(text)[0])
     if not text:
         stage.drop("nothing left after repair", size, document.source)
         return None
