@@ -212,18 +212,55 @@ SCALES: Mapping[str, Scale] = {
 }  # fmt: skip
 
 
-def choose(scale: str, do: str) -> dict[str, Choice]:
+def choose(scale: str, do: str, given: Mapping[str, Any] | None = None) -> dict[str, Choice]:
     """The dial's values for one step, by setting name, with the number type this machine is fast in.
+
+    Args:
+        given: the settings that the recipe writes; another objective of pretraining has another network.
 
     Raises:
         AthanorError: the scale is not on the dial.
     """
     if scale not in SCALES:
         raise AthanorError(f"scale={scale!r} is not on the dial", allowed=", ".join(SCALES), fix=nearest(scale, SCALES))
-    chosen = dict(SCALES[scale].steps.get(do, {}))
-    if do in ("pretrain", "finetune"):
+    steps = SCALES[scale].steps
+    chosen = dict(steps.get(do, {}))
+    objective = (given or {}).get("objective", "next_token")
+    if do == "pretrain" and objective != "next_token":
+        chosen = _for_objective(chosen, objective)
+    if do in ("classify", "seq2seq"):
+        chosen = _for_examples(do, float(steps["pretrain"]["learning_rate"].value))
+    if do in ("pretrain", "finetune", "classify", "seq2seq"):
         chosen["dtype"] = _dtype()
     return chosen
+
+
+def _for_objective(chosen: Mapping[str, Choice], objective: str) -> dict[str, Choice]:
+    """The numbers of pretraining for a network that is not the next token's."""
+    own = {name: choice for name, choice in chosen.items() if name != "kv_heads"}  # as many as heads
+    hidden, rate = int(own["hidden"].value), float(own["learning_rate"].value)
+    if objective != "span_corruption":
+        own["hidden"] = Choice(hidden * 3 // 2, "two matrices, where a gated layer has three: as many weights")
+        own["learning_rate"] = Choice(
+            float(f"{rate / 3:.2g}"),
+            "a third of the next token's: sums normalised afterwards, or scaled, stalled at more, on toys",
+        )
+    return own
+
+
+def _for_examples(do: str, rate: float) -> dict[str, Choice]:
+    """How long and how fast labelled examples, or pairs, are learnt."""
+    if do == "classify":
+        rate = float(f"{rate / 3:.2g}")
+    why = "a third of pretraining's: what it taught stays" if do == "classify" else "as in pretraining"
+    return {
+        "rows": Choice(32, "GPT-1's batch (Radford et al. 2018, section 4.1)"),
+        "steps": Choice(
+            500 if do == "classify" else 2_000, "set it to three times your examples over the rows (GPT-1)"
+        ),
+        "learning_rate": Choice(rate, why),
+        "schedule": Choice("linear", "GPT-1's (section 4.1)"),
+    }
 
 
 def _dtype() -> Choice:

@@ -82,7 +82,9 @@ def settings_of(row: RecipeStep, recipe: Recipe) -> tuple[Settings, dict[str, Ch
         AthanorError: a setting is unknown or out of range.
     """
     cls = step_named(row.do).settings_class()
-    chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
+    chosen = {
+        key: choice for key, choice in choose(recipe.scale, row.do, row.settings).items() if key not in row.settings
+    }
     values = {key: choice.value for key, choice in chosen.items()} | dict(row.settings)
     if "seed" in cls.model_fields and "seed" not in values:
         values["seed"] = recipe.seed
