@@ -22,8 +22,8 @@ CHANGES = (
     Change(
         "rotation while training turns back",
         "models/kernels.py",
-        "return turn(x_BTNH, cos, sin, pairs, sign=1)",
-        "return turn(x_BTNH, cos, sin, pairs, sign=-1)",
+        "ctx.pairs = pairs\n        return turn(x_BTNH, cos, sin, pairs, sign=1)",
+        "ctx.pairs = pairs\n        return turn(x_BTNH, cos, sin, pairs, sign=-1)",
         FAMILIES,
         "while_training and llama",
     ),
