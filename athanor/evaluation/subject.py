@@ -23,7 +23,7 @@ class LocalSubject:
         runtime = open_model(folder, dtype)
         self.model, self.tokenizer, self.engine = runtime.model, runtime.tokenizer, runtime.engine
         self.chat_prompt = runtime.chat_prompt
-        self.context = self.model.config.max_positions
+        self.context = self.engine.context
 
     def score(self, texts: Sequence[str], progress: Progress | None = None) -> list[float]:
         """Log-likelihood of each text in nats, read from the beginning of a document.
@@ -39,7 +39,9 @@ class LocalSubject:
                 items.append(item)
                 owners.append(number)
         totals = [0.0] * len(texts)
-        for number, one in zip(owners, score(self.model, items, progress=progress), strict=True):
+        for number, one in zip(
+            owners, score(self.model, items, blanks=self.engine.blanks, progress=progress), strict=True
+        ):
             totals[number] += one.total
         return totals
 

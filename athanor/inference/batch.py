@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import Blanks, check_blanks, inputs
 from athanor.inference.cache import KeyValueCache
 from athanor.inference.generate import Completion, FinishReason, check_request, known_logits
 from athanor.inference.sampling import Sampling, SamplingState, choose
 from athanor.inference.schedule import Schedule
 from athanor.inference.stream import TextStream
+from athanor.models import glm
 from athanor.models.language import LanguageModel
 
 CACHE_BYTES = 1 << 30
@@ -32,12 +34,17 @@ class Piece:
 
 @dataclass
 class Row:
-    """One answer under way; `limit` is the most tokens it may have."""
+    """One answer under way; `limit` is the most tokens it may have.
+
+    Attributes:
+        reading: where its tokens stand, of a network that reads its prompt in both directions.
+    """
 
     number: int
     state: SamplingState
     limit: int
     stream: TextStream | None
+    reading: glm.Row | None = None
     computed: int = 0  # tokens the model was run for
     finish: FinishReason | None = None
 
@@ -74,6 +81,10 @@ class Batch:
         rows: most answers at once.
         chunk: most prompt tokens per step, padding included.
         cache_bytes: memory for keys and values; requests wait when it is used up.
+        blanks: special tokens of a network that reads its prompt in both directions.
+
+    Raises:
+        AthanorError: see `check_blanks`.
     """
 
     def __init__(
@@ -84,7 +95,10 @@ class Batch:
         rows: int = 64,
         chunk: int = 2048,
         cache_bytes: int = CACHE_BYTES,
+        blanks: Blanks | None = None,
     ):
+        check_blanks(model.config, blanks)
+        self.blanks = blanks
         weight = next(model.parameters())
         self.model, self.token_bytes, self.ends = model, token_bytes, frozenset(end_ids)
         self.device, self.dtype = weight.device, model_dtype(model)
@@ -109,7 +123,10 @@ class Batch:
         Raises:
             AthanorError: see `check_request`; or the answer could never fit into the cache.
         """
+        ids = self._completed(ids)
         limit = check_request(self.model, ids, sampling, self.token_bytes is not None)
+        if self.blanks is not None:
+            self.blanks.row(ids, self.model.config)
         if not self.schedule.fits(len(ids) + limit):
             raise AthanorError(
                 f"{len(ids)} prompt tokens and up to {limit} of an answer do not fit into the cache",
@@ -124,12 +141,16 @@ class Batch:
         Raises:
             AthanorError: see `check`.
         """
-        limit = self.check(ids, sampling)
+        limit, ids = self.check(ids, sampling), self._completed(ids)
         number, self.next_number = self.next_number, self.next_number + 1
         stream = TextStream(self.token_bytes, sampling.stop) if self.token_bytes is not None else None
-        self.waiting[number] = Row(number, SamplingState(sampling, list(ids)), limit, stream)
+        reading = None if self.blanks is None else self.blanks.row(ids, self.model.config)
+        self.waiting[number] = Row(number, SamplingState(sampling, ids), limit, stream, reading)
         self.schedule.add(number, len(ids), len(ids) + limit)
         return number
+
+    def _completed(self, ids: Sequence[int]) -> list[int]:
+        return list(ids) if self.blanks is None else self.blanks.complete(ids)
 
     def cancel(self, number: int) -> None:
         """End a request at the next step; a finished one stays as it is."""
@@ -177,13 +198,16 @@ class Batch:
 
     def _prefill(self, prompts: Prompts) -> list[Piece]:
         """One chunk of the group; after the last one its first tokens are chosen, and it joins the running rows."""
-        stop = min(prompts.done + max(self.schedule.chunk // len(prompts.rows), 1), prompts.longest)
-        ids_BT = torch.zeros((len(prompts.rows), stop - prompts.done), dtype=torch.long)
-        for place, row in enumerate(prompts.rows):
-            part = row.state.prompt[prompts.done : stop]
-            ids_BT[place, : len(part)] = torch.tensor(part, dtype=torch.long)
-        positions_BT = prompts.cache.begin_chunk(prompts.done, stop - prompts.done)
-        hidden_BTD = self.model.hidden(ids_BT.to(self.device), positions_BT=positions_BT, cache=prompts.cache)
+        stop, contexts = prompts.longest, None
+        if self.blanks is None:
+            stop = min(prompts.done + max(self.schedule.chunk // len(prompts.rows), 1), prompts.longest)
+        else:  # a context that is read in both directions is computed whole
+            contexts = [row.reading.context for row in prompts.rows if row.reading is not None]
+        parts = [row.state.prompt[prompts.done : stop] for row in prompts.rows]
+        read = inputs(self.model.config, parts, self.blanks)
+        positions_BT = prompts.cache.begin_chunk(prompts.done, stop - prompts.done, contexts)
+        positions_BT = read.get("positions_BT", positions_BT).to(self.device)
+        hidden_BTD = self.model.hidden(read["ids_BT"].to(self.device), positions_BT=positions_BT, cache=prompts.cache)
         first, prompts.done = prompts.done, stop
         if stop < prompts.longest:
             return []
@@ -208,10 +232,19 @@ class Batch:
         assert self.cache is not None
         ids_B1 = torch.tensor([[row.state.generated[-1]] for row in self.running], device=self.device)
         positions_B1 = self.cache.begin_decode([row.length - 1 for row in self.running])
+        if self.blanks is not None:
+            positions_B1 = self._written_positions()
         hidden_B1D = self.model.hidden(ids_B1, positions_BT=positions_B1, cache=self.cache)
         pieces = self._choose(hidden_B1D[:, 0], self.running)
         self._remove_finished()
         return pieces
+
+    def _written_positions(self) -> Tensor:
+        """Where a network that fills in blanks sees the last token of every running row, (B, 1) or (B, 1, 2)."""
+        readings = [(row.length, row.reading) for row in self.running if row.reading is not None]
+        places = [reading.position(length - reading.context) for length, reading in readings]
+        positions_B12 = torch.tensor(places, device=self.device)[:, None]
+        return positions_B12 if self.model.config.position_axes == 2 else positions_B12[..., 0]
 
     def _choose(self, hidden_BD: Tensor, rows: list[Row]) -> list[Piece]:
         """Choose a token for every row and see which rows end with it."""

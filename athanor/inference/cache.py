@@ -36,13 +36,21 @@ class KeyValueCache:
             new[:, :, :, : old.shape[3]] = old
             self.kv[layer] = new
 
-    def begin_chunk(self, start: int, count: int) -> Tensor:
-        """Every row adds the positions `start` to `start + count`; returns them, (B, T)."""
+    def begin_chunk(self, start: int, count: int, contexts: list[int] | None = None) -> Tensor:
+        """Every row adds the positions `start` to `start + count`; returns them, (B, T).
+
+        Args:
+            contexts: how many tokens of each row are seen by all of its others; None: none.
+        """
+        assert contexts is None or start == 0, "a context is computed whole"
         self.reserve(start + count)
         self.used, self.place = self.rows, slice(start, start + count)
         self.length = start + count
         query_T = torch.arange(start, start + count, device=self.device)
-        self.mask_BTS = (torch.arange(self.length, device=self.device) <= query_T[:, None]).expand(self.rows, -1, -1)
+        key_S = torch.arange(self.length, device=self.device)
+        self.mask_BTS = (key_S <= query_T[:, None]).expand(self.rows, -1, -1)
+        if contexts is not None:
+            self.mask_BTS = self.mask_BTS | (key_S < torch.tensor(contexts, device=self.device)[:, None, None])
         return query_T.expand(self.rows, -1)
 
     def begin_decode(self, positions: list[int]) -> Tensor:

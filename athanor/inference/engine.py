@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.inference.batch import CACHE_BYTES, Batch, Piece
+from athanor.inference.blanks import ADDED, Blanks
 from athanor.inference.generate import Completion, Decoder
 from athanor.inference.sampling import Sampling
 from athanor.models.language import LanguageModel
@@ -72,7 +73,10 @@ class Engine:
         model: on its device, ready to run.
         tokenizer: gives text and stop strings; None: token ids only.
         end_ids: tokens that end an answer.
-        rows, chunk, cache_bytes: see `Batch`.
+        rows, chunk, cache_bytes, blanks: see `Batch`.
+
+    Raises:
+        AthanorError: see `check_blanks`.
     """
 
     def __init__(
@@ -84,9 +88,11 @@ class Engine:
         rows: int = 64,
         chunk: int = 2048,
         cache_bytes: int = CACHE_BYTES,
+        blanks: Blanks | None = None,
     ):
         self.model, self.end_ids = model.eval(), tuple(end_ids)
         self.token_bytes = tokenizer.token_bytes() if tokenizer is not None else None
+        self.blanks = blanks
         self._limits = {"rows": rows, "chunk": chunk, "cache_bytes": cache_bytes}
         self._shared = self._new_batch()  # only its thread touches it, but for `check`
         self._generations: dict[int, Generation] = {}  # by number in the batch; only the thread touches it
@@ -97,8 +103,8 @@ class Engine:
 
     @property
     def context(self) -> int:
-        """Most tokens of a prompt and its answer together."""
-        return self.model.config.max_positions
+        """Most tokens of a prompt, as it is handed over, and its answer together."""
+        return self.model.config.max_positions - (0 if self.blanks is None else ADDED)
 
     def generate_batch(
         self,
@@ -176,7 +182,7 @@ class Engine:
             self._thread.join()
 
     def _new_batch(self, **changed: int) -> Batch:
-        return Batch(self.model, self.token_bytes, self.end_ids, **(self._limits | changed))
+        return Batch(self.model, self.token_bytes, self.end_ids, **(self._limits | changed), blanks=self.blanks)
 
     def _cancel(self, generation: Generation) -> None:
         self._orders.put(("cancel", generation))

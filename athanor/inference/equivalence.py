@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import find_blanks, inputs
 from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model
@@ -95,8 +96,9 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 def observe(model: LanguageModel, tokenizer: Tokenizer) -> Behaviour:
     """Run a model on the fixed prompts, as documents and as a chat."""
     prompts = prompts_for(model.config, tokenizer)
-    logits = [model(torch.tensor([ids]))[0] for ids in prompts]
-    engine = Engine(model, tokenizer, end_ids=ends_of(tokenizer))
+    blanks = find_blanks(model.config, tokenizer)
+    logits = [model(**inputs(model.config, [ids], blanks))[0] for ids in prompts]
+    engine = Engine(model, tokenizer, end_ids=ends_of(tokenizer), blanks=blanks)
     answers = engine.generate_batch(prompts, Sampling(max_tokens=ANSWER_TOKENS))
     return Behaviour(logits, [answer.ids for answer in answers])
 
@@ -109,7 +111,9 @@ def ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def observe_streamed(config: TransformerConfig, fill: Fill, tokenizer: Tokenizer, dtype: torch.dtype) -> Behaviour:
     """The same for a model too large for memory, layer by layer; it gives no answers, which would take hours."""
-    return Behaviour(streamed_logits(config, fill, prompts_for(config, tokenizer), dtype), [])
+    blanks = find_blanks(config, tokenizer)
+    read = [inputs(config, [ids], blanks) for ids in prompts_for(config, tokenizer)]
+    return Behaviour(streamed_logits(config, fill, read, dtype), [])
 
 
 def observe_folder(folder: Path, tokenizer: Tokenizer) -> Behaviour:
@@ -120,14 +124,18 @@ def observe_folder(folder: Path, tokenizer: Tokenizer) -> Behaviour:
 
 
 def prompts_for(config: TransformerConfig, tokenizer: Tokenizer) -> list[list[int]]:
-    """The fixed prompts as token ids, as documents and as a chat, cut to half of the model's positions."""
+    """The fixed prompts as token ids, as documents and as a chat, cut to half of the model's positions.
+
+    Of networks that fill in blanks they are completed.
+    """
     most = max(1, config.max_positions // 2)
     start = document_start(tokenizer)
     prompts = [[*start, *tokenizer.encode(text)] for texts in PROMPTS.values() for text in texts]
     if (template := open_template(tokenizer)) is not None:
         chats = (_ids_or_none(template.prompt_ids, chat) for chat in CHATS[:2])
         prompts += [ids for ids in chats if ids is not None]
-    return [ids[:most] for ids in prompts if ids]
+    blanks, prompts = find_blanks(config, tokenizer), [ids[:most] for ids in prompts if ids]
+    return prompts if blanks is None else [blanks.complete(ids) for ids in prompts]
 
 
 def compare_behaviour(before: Behaviour, after: Behaviour) -> dict[str, Any]:

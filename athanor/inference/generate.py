@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import Blanks, check_blanks, inputs
 from athanor.inference.sampling import Sampling, SamplingState, choose
 from athanor.inference.stream import decode_so_far
 from athanor.models.language import LanguageModel
@@ -49,7 +50,6 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
         AthanorError: the prompt is empty, too long or not of this vocabulary, or the sampling does not fit the model.
     """
     vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
-    refuse_prefix(model)
     if not 0 < len(ids) < positions:
         raise AthanorError(
             f"the prompt has {len(ids)} tokens", allowed=f"1 to {positions - 1} tokens, the model's positions less one",
@@ -70,20 +70,6 @@ def known_logits(logits_BV: Tensor, token_bytes: Sequence[bytes] | None) -> Tens
     return logits_BV
 
 
-def refuse_prefix(model: LanguageModel) -> None:
-    """Refuse a network that reads its prompt in both directions: the engine would run it from left to right only.
-
-    Raises:
-        AthanorError: the network is a GLM with blanks to fill in.
-    """
-    if model.config.prefix:
-        raise AthanorError(
-            "this network reads its prompt in both directions (GLM, ChatGLM-6B, GLM-130B), which the engine cannot yet",
-            allowed="networks that read from left to right, such as ChatGLM2, ChatGLM3 and GLM-4",
-            fix="call the network itself, with the rows that athanor.models.glm makes (SPEC M1)",
-        )
-
-
 @torch.inference_mode()
 def generate(
     model: LanguageModel,
@@ -91,19 +77,26 @@ def generate(
     sampling: Sampling,
     end_ids: Iterable[int] = (),
     tokenizer: Decoder | None = None,
+    blanks: Blanks | None = None,
 ) -> Completion:
     """Answer one prompt without a cache.
 
+    Args:
+        blanks: special tokens of a network that reads its prompt in both directions; its prompt is completed.
+
     Raises:
-        AthanorError: see `check_request`.
+        AthanorError: see `check_request` and `check_blanks`.
     """
+    check_blanks(model.config, blanks)
+    ids = list(ids) if blanks is None else blanks.complete(ids)
     limit = check_request(model, ids, sampling, tokenizer is not None)
     token_bytes, ends = tokenizer.token_bytes() if tokenizer else None, frozenset(end_ids)
     state = SamplingState(sampling, list(ids))
     device = next(model.parameters()).device
     for count in range(1, limit + 1):
-        row = torch.tensor([[*ids, *state.generated]], device=device)
-        logits_1V = model.logits(model.hidden(row)[:, -1])
+        row = inputs(model.config, [[*ids, *state.generated]], blanks)
+        hidden_1TD = model.hidden(**{name: tensor.to(device) for name, tensor in row.items()})
+        logits_1V = model.logits(hidden_1TD[:, -1])
         token = choose(known_logits(logits_1V, token_bytes), [state])[0]
         if token in ends:
             return _completion(state, token_bytes, "stop", count)

@@ -34,13 +34,14 @@ class ModelLabeller:
         if "{text}" not in question:
             raise AthanorError(f"the question is {question!r:.80}", allowed="a text with {text} in it, and {labels}")
         self.runtime, self.labels, self.question = runtime, list(labels), question
-        self.context = runtime.model.config.max_positions
+        self.context = runtime.engine.context
         self.cut = 0
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The likeliest label of each text, and its share of the likelihood of all labels."""
         items = [item for text in texts for item in self._fitting(text)]
-        totals_NL = np.array([one.total for one in score(self.runtime.model, items)]).reshape(len(texts), -1)
+        scores = score(self.runtime.model, items, blanks=self.runtime.engine.blanks)
+        totals_NL = np.array([one.total for one in scores]).reshape(len(texts), -1)
         chances_NL = np.exp(totals_NL - totals_NL.max(axis=1, keepdims=True))
         chances_NL /= chances_NL.sum(axis=1, keepdims=True)
         best_N = chances_NL.argmax(axis=1)

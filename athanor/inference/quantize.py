@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import Blanks, continued, inputs
 from athanor.inference.int4 import (
     GROUP_SIZES,
     KERNELS,
@@ -289,11 +290,15 @@ def _wanted(config: TransformerConfig, settings: Quantization) -> dict[str, tupl
 
 
 @torch.inference_mode()
-def compare(model_a: LanguageModel, model_b: LanguageModel, batches: Iterable[Tensor]) -> dict[str, float]:
+def compare(
+    model_a: LanguageModel, model_b: LanguageModel, batches: Iterable[Tensor], blanks: Blanks | None = None
+) -> dict[str, float]:
     """How far model_b's next-token distributions are from model_a's, over all positions of the batches.
 
     Args:
         batches: token ids (B, T), all of them real (no padding).
+        blanks: special tokens of networks that fill in blanks: each row's first token is the context, the rest is
+            written in place of [gMASK].
     Returns:
         kl_mean and kl_p99: mean and 99th percentile of KL(a || b) in nats; top1_agreement: share of positions with the
         same likeliest token; tokens: how many positions.
@@ -301,8 +306,10 @@ def compare(model_a: LanguageModel, model_b: LanguageModel, batches: Iterable[Te
     divergences, agreements = [], []
     for ids_BT in batches:
         for row in ids_BT.split(1):  # one row of logits at a time
-            a_TV = model_a(row)[0].log_softmax(-1)
-            b_TV = model_b(row)[0].log_softmax(-1)
+            ids, first = continued(row[0].tolist(), 1, blanks)
+            read = {name: tensor.to(row.device) for name, tensor in inputs(model_a.config, [ids], blanks).items()}
+            a_TV = model_a(**read)[0, first - 1 :].log_softmax(-1)
+            b_TV = model_b(**read)[0, first - 1 :].log_softmax(-1)
             divergences.append((a_TV.exp() * (a_TV - b_TV)).sum(-1))
             agreements.append(a_TV.argmax(-1) == b_TV.argmax(-1))
     if not divergences:

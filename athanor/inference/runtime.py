@@ -9,6 +9,7 @@ import torch
 
 from athanor.base.device import fast_dtype, pick_device, set_threads
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import find_blanks
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model
 from athanor.models.language import LanguageModel
@@ -59,4 +60,5 @@ def open_model(folder: Path, dtype: str = "auto", device: str = "auto") -> Runti
     check_vocabulary(tokenizer, model.config.vocabulary, folder)
     stored = stored_ends(folder)
     template = open_template(tokenizer, stored)
-    return Runtime(model, tokenizer, template, Engine(model, tokenizer, end_ids=end_ids(tokenizer, template, stored)))
+    ends, blanks = end_ids(tokenizer, template, stored), find_blanks(model.config, tokenizer)
+    return Runtime(model, tokenizer, template, Engine(model, tokenizer, end_ids=ends, blanks=blanks))

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
-from athanor.inference.generate import refuse_prefix
+from athanor.inference.blanks import Blanks, check_blanks, continued, inputs
 from athanor.models.language import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 24  # numbers: 64 MiB of float32
@@ -38,6 +37,7 @@ def score(
     items: Sequence[tuple[Sequence[int], int]],
     *,
     batch_tokens: int = 8192,
+    blanks: Blanks | None = None,
     progress: Progress | None = None,
 ) -> list[Score]:
     """Log-likelihood of the tokens of each row from a position on, given all before them.
@@ -45,21 +45,22 @@ def score(
     Args:
         items: (ids, first scored position); the position is at least 1, because nothing comes before the first token.
         batch_tokens: tokens computed at once, padding included; the result does not depend on it (to about 1e-5).
+        blanks: special tokens of a network that fills in blanks: what comes before the position is its context, read in
+            both directions, and the rest what it writes in place of [gMASK].
     Raises:
         AthanorError: a row is empty, longer than the model's positions, holds an id outside the vocabulary, or its
-            position is out of range.
+            position is out of range; see also `check_blanks`.
     """
+    check_blanks(model.config, blanks)
+    read = []
     for number, (ids, first) in enumerate(items):
         _check(model, number, ids, first)
-    device, scores = next(model.parameters()).device, {}
-    for places in _groups([len(ids) for ids, _ in items], batch_tokens):
-        longest = max(len(items[place][0]) for place in places)
-        ids_BT = torch.zeros((len(places), longest), dtype=torch.long)
-        for row, place in enumerate(places):
-            ids_BT[row, : len(items[place][0])] = torch.tensor(items[place][0])
-        spans = [(items[place][1], len(items[place][0])) for place in places]
-        for place, one in zip(places, _score_rows(model, ids_BT.to(device), spans), strict=True):
-            scores[place] = one
+        read.append(continued(ids, first, blanks))
+        _check(model, number, *read[-1])
+    scores = {}
+    for places in _groups([len(ids) for ids, _ in read], batch_tokens):
+        rows = _score_rows(model, [read[place] for place in places], blanks)
+        scores |= dict(zip(places, rows, strict=True))
         if progress is not None:
             progress.advance(sum(len(items[place][0]) for place in places))
     return [scores[place] for place in range(len(items))]
@@ -83,7 +84,6 @@ def windows(ids: Sequence[int], length: int, overlap: int) -> Iterator[tuple[Seq
 
 
 def _check(model: LanguageModel, number: int, ids: Sequence[int], first: int) -> None:
-    refuse_prefix(model)
     vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
     if not 0 < len(ids) <= positions:
         raise AthanorError(f"row {number} has {len(ids)} tokens", allowed=f"1 to {positions}, the model's positions")
@@ -105,9 +105,11 @@ def _groups(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def _score_rows(model: LanguageModel, ids_BT: Tensor, spans: list[tuple[int, int]]) -> list[Score]:
-    """Padding stands at the end, where a causal model cannot see it from the tokens that count."""
-    hidden_BTD = model.hidden(ids_BT)
+def _score_rows(model: LanguageModel, rows: list[tuple[list[int], int]], blanks: Blanks | None) -> list[Score]:
+    """Padding stands at the end, where nothing that counts can see it."""
+    device = next(model.parameters()).device
+    read = {name: tensor.to(device) for name, tensor in inputs(model.config, [ids for ids, _ in rows], blanks).items()}
+    hidden_BTD, ids_BT, spans = model.hidden(**read), read["ids_BT"], [(first, len(ids)) for ids, first in rows]
     rows_X = torch.cat([torch.full((stop - first,), row) for row, (first, stop) in enumerate(spans)]).to(ids_BT.device)
     places_X = torch.cat([torch.arange(first, stop) for first, stop in spans]).to(ids_BT.device)
     targets_X = ids_BT[rows_X, places_X]

@@ -38,6 +38,7 @@ class LanguageModel(nn.Module):
         self.span_positions = nn.Embedding(places, config.width) if learned and config.position_axes == 2 else None
         self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
         self.trunk = Transformer(config)
+        self.shift = 0  # positions that a prefix takes before every text (`adapters/prefix.py`)
         said = config.vocabulary - config.silent_ids
         self.head = None if config.tied else nn.Linear(config.width, said, bias=config.bias_head)
 
@@ -88,10 +89,12 @@ class LanguageModel(nn.Module):
             raise ValueError("with a cache, give positions_BT and nothing else: the mask of the cache decides")
         if documents_BT is not None and allowed_BTS is not None:
             raise ValueError("give documents_BT or allowed_BTS: both say who attends to whom")
-        if ids_BT.shape[1] > self.config.longest:
-            raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.longest}")
+        if ids_BT.shape[1] > self.config.longest - self.shift:
+            raise ValueError(f"{ids_BT.shape[1]} positions asked, but max_positions={self.config.longest - self.shift}")
         if positions_BT is None:
             positions_BT = self.places(ids_BT, starts_BT)
+        if self.shift:
+            positions_BT = positions_BT + self.shift
         x_BTD = self.embed(ids_BT, positions_BT)
         return self.trunk(
             x_BTD, positions_BT=positions_BT, starts_BT=starts_BT, allowed_BTS=allowed_BTS, cache=cache, routes=routes

@@ -5,7 +5,7 @@ Slow, since everything is read for every call: for comparing two copies of a mod
 Shape letters as in `transformer.py`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -39,12 +39,13 @@ def filler_of(folder: Path) -> tuple[TransformerConfig, Fill]:
 
 @torch.inference_mode()
 def streamed_logits(
-    config: TransformerConfig, fill: Fill, prompts: Iterable[list[int]], dtype: torch.dtype
+    config: TransformerConfig, fill: Fill, prompts: Iterable[Mapping[str, Tensor]], dtype: torch.dtype
 ) -> list[Tensor]:
     """Logits of each prompt, (T, V) float32, with one layer or the embedding in memory at a time.
 
     Args:
         fill: reads a tensor of ours by its name.
+        prompts: one row each, as arguments of `LanguageModel.hidden`: ids_BT, and perhaps positions_BT and allowed_BTS.
         dtype: number type to compute in.
     """
     with torch.device("meta"):
@@ -53,11 +54,11 @@ def streamed_logits(
     rows = []
     for part in (model.tokens, model.positions, model.span_positions, model.embedding_norm):
         reader.fill(part)
-    for ids in prompts:
-        ids_BT = torch.tensor([ids])
-        positions_BT = model.places(ids_BT, None)
-        x_BTD = model.embed(ids_BT, positions_BT)
-        rows.append((x_BTD, model.trunk.places(x_BTD, positions_BT=positions_BT)))
+    for prompt in prompts:
+        positions_BT = prompt.get("positions_BT")
+        positions_BT = model.places(prompt["ids_BT"], None) if positions_BT is None else positions_BT
+        x_BTD, allowed_BTS = model.embed(prompt["ids_BT"], positions_BT), prompt.get("allowed_BTS")
+        rows.append((x_BTD, model.trunk.places(x_BTD, positions_BT=positions_BT, allowed_BTS=allowed_BTS)))
     reader.empty()
     for block in model.trunk.blocks:
         reader.fill(block)

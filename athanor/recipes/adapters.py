@@ -20,10 +20,11 @@ from athanor.base.settings import Settings
 from athanor.inference import equivalence
 from athanor.inference.dequantize import is_quantized
 from athanor.inference.quantize import load_model
-from athanor.models.adapters import CONFIG, WEIGHTS, read_adapter, save_adapter, with_base
+from athanor.models.adapters.attach import AnyAdapter, attach, drop, merge
+from athanor.models.adapters.files import read_adapter, save_adapter, with_base
+from athanor.models.adapters.layout import CONFIG, WEIGHTS
 from athanor.models.convert import load_checkpoint, read_object, refuse_pickles, save_checkpoint
 from athanor.models.families import Family
-from athanor.models.lora import Adapter, attach, drop, merge
 from athanor.models.settings import read_config
 from athanor.store.artifact import Artifact, Store
 from athanor.store.tensors import hash_tensors
@@ -193,7 +194,7 @@ def merge_checkpoint(
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def run_beside(folder: Path, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+def run_beside(folder: Path, adapters: Mapping[str, AnyAdapter]) -> dict[str, Any]:
     """Run a model alone and with each of two adapters.
 
     Returns:
@@ -268,7 +269,7 @@ def public_name(given: str | None) -> str | None:
     return given if given is not None and HUB_NAME.fullmatch(given) else None
 
 
-def card(artifact: Artifact, base: Artifact, adapter: Adapter, licence: str | None) -> str:
+def card(artifact: Artifact, base: Artifact, adapter: AnyAdapter, licence: str | None) -> str:
     """README.md of an adapter."""
     settings = adapter.settings
     kind = "DoRA" if settings.decomposed else "LoRA"

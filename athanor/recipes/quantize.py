@@ -82,7 +82,7 @@ def _compare(
     progress.start("comparing with the 16-bit model", None, "tok")
     rows = [torch.tensor([ids]) for text in texts for ids, _ in windows(before.text_prompt(text), before.context, 1)]
     with torch.inference_mode():
-        divergence = compare(before.model, after.model, rows)
+        divergence = compare(before.model, after.model, rows, before.engine.blanks)
     bits = [bits_per_byte(subject, texts, progress) for subject in (before, after)]
     progress.finish(kl=divergence["kl_mean"], agreement=divergence["top1_agreement"])
     problems = exam_rows(parents["conversations"], settings.exam)

@@ -109,7 +109,7 @@ STEPS = {
     ),
     "index": Step(
         "athanor.data.packing.index:index_documents", "IndexSettings", "index",
-        ("corpus", "shards", "conversations", "pretrained", "finetuned"),
+        ("corpus?", "sources*", "shards", "conversations?", "pretrained", "finetuned?"),
     ),
     "report": Step(
         "athanor.recipes.report:write_report", "ReportSettings", "report",

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: the loss counts only what the assistant says (Ouyang et al. 2022, section 3.5)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,45 @@ import pydantic
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
-from athanor.data.instruct.names import TRAIN
+from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.data.packing.batches import Batch
 from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
+from athanor.models.language import LanguageModel
 from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import Rendered
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DTYPES, DtypeName, chat_generation, prepare, save_model, summary, write_metrics
-from athanor.training.watching import looks
+from athanor.training.watching import answers_loss, looks, samples
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
 
-class FinetuneSettings(LoopSettings):
-    """How to fine-tune."""
+class ChatSettings(LoopSettings):
+    """What learning from conversations sets, whichever weights learn."""
 
     document_rows: int = pydantic.Field(default=0, ge=0)
     """Rows of plain documents in every step beside `rows` of conversations: they keep what pretraining taught."""
     too_long: TooLong = "refuse"
     """A conversation longer than the context: refuse, truncate, or split it."""
+    context: int | None = pydantic.Field(default=None, ge=16)
+    """Tokens per row; unset: as many as the model has positions."""
     dtype: DtypeName = "float32"
+
+
+class FinetuneSettings(ChatSettings):
+    """How to fine-tune a model's own weights."""
+
+    last_layers: int | None = pydantic.Field(default=None, ge=1)
+    """Only so many of the last layers learn, with the norm and the head behind them; unset: every weight."""
 
 
 def finetune(
@@ -51,31 +62,63 @@ def finetune(
     Raises:
         AthanorError: the model has no chat template, or it does not say what the assistant says.
     """
-    base, shards = parents["model"], parents["shards"]
+    base = parents["model"]
     base.verify()
-    shards.verify()
     tokenizer = Tokenizer.load(base.path)
     template = require_template(open_template(tokenizer, stored_ends(base.path)))
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype, settings)
-    check_vocabulary(tokenizer, model.config.vocabulary, base.path)
-    context = model.config.max_positions
-    packed = packed_conversations(parents["conversations"], template, context, settings.too_long, progress)
-    batch = mixed_batches(settings, packed, shards.path, context)
+    if settings.last_layers is not None:
+        keep_last(model, settings.last_layers)
+    measured = learn(model, tokenizer, template, settings, parents, folder, progress)
+    save_model(model, tokenizer, folder, chat_generation(base.path, tokenizer, template))
+    return measured
+
+
+def keep_last(model: LanguageModel, layers: int) -> None:
+    """Freeze all but the last layers, the norm and the head behind them; a tied head is the embedding, and stays."""
+    if layers > model.config.layers:
+        raise AthanorError(f"last_layers={layers}", allowed=f"1 to {model.config.layers}, the layers of the model")
+    model.requires_grad_(False)
+    for module in (*model.trunk.blocks[-layers:], model.trunk.norm, model.head):
+        if module is not None:
+            module.requires_grad_(True)
+
+
+def learn(
+    model: LanguageModel, tokenizer: Tokenizer, template: Template, settings: ChatSettings,
+    parents: Mapping[str, Artifact], folder: Path, progress: Progress, room: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the weights of a prepared model that require a gradient; write metrics.jsonl and packing.npy.
+
+    Args:
+        room: positions that conversations may have; None: those of the model.
+
+    Raises:
+        AthanorError: the tokenizer is another model's, the context has no room, or the data cannot be learnt from.
+    """
+    conversations, shards = parents["conversations"], parents.get("shards")
+    check_vocabulary(tokenizer, model.config.vocabulary, parents["model"].path)
+    context = context_of(settings, room or model.config.max_positions)
+    packed = packed_conversations(conversations, template, context, settings.too_long, progress)
+    if settings.document_rows and shards is None:
+        raise AthanorError(f"document_rows={settings.document_rows} without shards", fix="name shards, or leave it out")
+    batch = mixed_batches(settings, packed, shards and shards.path, context)
     device = next(model.parameters()).device
+    if shards is not None:
+        shards.verify()
+    tokens = (settings.rows + settings.document_rows) * context
+    loss = next_token_loss(model.config, z_loss=settings.z_loss)
     objective = Objective(
-        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device),
-        loss=next_token_loss(model.config, z_loss=settings.z_loss),
-        tokens=(settings.rows + settings.document_rows) * context,
-        flops=float((settings.rows + settings.document_rows) * context * flops_per_token(model.config, context)),
-        **looks(settings, tokenizer, shards.path, context),
+        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device), loss=loss, tokens=tokens,
+        flops=float(tokens * flops_per_token(model.config, context)),
+        **looks_of(settings, tokenizer, template, conversations, shards, context),
         sources=lambda step: [
             f"conversation {number}" for number in packed.members(step, settings.rows, settings.seed)
         ],
-    )
+    )  # fmt: skip
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "fine-tuning")
     seconds = time.monotonic() - clock
-    save_model(model, tokenizer, folder, chat_generation(base.path, tokenizer, template))
     write_metrics(folder, rows)
     np.save(folder / PACKING, row_of_conversation(packed))
     return {
@@ -84,12 +127,32 @@ def finetune(
     }  # fmt: skip
 
 
+def context_of(settings: ChatSettings, room: int) -> int:
+    """Tokens per row: as set, at most those the model has positions for."""
+    if settings.context is not None and settings.context > room:
+        raise AthanorError(f"context={settings.context:,}", allowed=f"16 to {room:,}: the positions of the model")
+    return settings.context or room
+
+
+def looks_of(
+    settings: ChatSettings, tokenizer: Tokenizer, template: Template, conversations: Artifact,
+    shards: Artifact | None, context: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What is looked at on the way: held-out documents where there are shards, else held-out conversations."""
+    if settings.watch_every is None or shards is not None:
+        return looks(settings, tokenizer, shards.path, context) if shards is not None else {}
+    rendered = rendered_conversations(conversations, HELDOUT, template)
+    if not rendered:
+        raise AthanorError("watch_every is set, and no conversation is held out", fix="leave it out")
+    packed = pack_conversations([(one.ids, one.mask) for one in rendered], context, "truncate")
+    return {"watch": answers_loss(packed), "samples": samples(settings.prompts, tokenizer)}
+
+
 def packed_conversations(
     conversations: Artifact, template: Template, context: int, too_long: TooLong, progress: Progress
 ) -> PackedConversations:
     """Render every training conversation and pack whole ones into rows of `context` tokens; says how many are cut."""
-    rows = enumerate(read_records(conversations.file(TRAIN)), 1)
-    rendered = template.render_all(Conversation.from_row(row, f"{TRAIN} row {number}") for number, row in rows)
+    rendered = rendered_conversations(conversations, TRAIN, template)
     if not rendered:
         raise AthanorError(f"{conversations.id} holds no conversations", fix="make or import some first")
     long = sum(len(one.ids) > context for one in rendered)
@@ -97,6 +160,12 @@ def packed_conversations(
         done = {"truncate": "lose their end", "split": "are split"}[too_long]
         progress.note(f"  {long} of {len(rendered)} conversations are longer than {context} tokens: they {done}")
     return pack_conversations([(one.ids, one.mask) for one in rendered], context, too_long)
+
+
+def rendered_conversations(conversations: Artifact, name: str, template: Template) -> list[Rendered]:
+    """The conversations of one file as the template writes them."""
+    rows = enumerate(read_records(conversations.file(name)), 1)
+    return template.render_all(Conversation.from_row(row, f"{name} row {number}") for number, row in rows)
 
 
 def row_of_conversation(packed: PackedConversations) -> np.ndarray:
@@ -109,14 +178,14 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
 
 
 def mixed_batches(
-    settings: FinetuneSettings, packed: PackedConversations, shards: Path, context: int
+    settings: ChatSettings, packed: PackedConversations, shards: Path | None, context: int
 ) -> Callable[[int, int, int], Batch]:
     """(step, rank, world) to a share of `rows` packed conversations and `document_rows` windows of documents.
 
     Of a mixture with a curriculum, documents are read in the shares of its last stage.
     """
     count = settings.document_rows
-    documents = open_batches(shards, context, count, settings.seed) if count else None
+    documents = open_batches(shards, context, count, settings.seed) if count and shards is not None else None
 
     def batch(step: int, rank: int, world: int) -> Batch:
         chats = packed.batch(step, settings.rows, settings.seed, rank, world)

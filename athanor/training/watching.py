@@ -9,6 +9,7 @@ from torch import nn
 
 from athanor.base.errors import AthanorError
 from athanor.data.packing.batches import Batch, Batches
+from athanor.data.packing.conversations import PackedConversations
 from athanor.data.packing.mixture import open_heldout
 from athanor.data.packing.pack import TokenFiles, document_mark
 from athanor.inference.generate import generate
@@ -39,6 +40,21 @@ def heldout_loss(sources: Mapping[str, TokenFiles], context: int) -> Callable[[n
         if len(sums) > 1:
             figures |= {f"heldout/{name}": part / max(1, number) for name, (part, number) in sums.items()}
         return figures
+
+    return look
+
+
+def answers_loss(packed: PackedConversations) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Mean loss in nats per token of held-out answers, over up to WINDOWS rows of packed conversations: `heldout`."""
+    chosen = np.unique(np.linspace(0, len(packed.ids_RT) - 1, WINDOWS).astype(int))
+    parts = (packed.ids_RT, packed.targets_RT, packed.documents_RT)
+    rows = [
+        Batch(*(part[chosen[first : first + AT_ONCE]] for part in parts)) for first in range(0, len(chosen), AT_ONCE)
+    ]
+
+    def look(model: nn.Module) -> Mapping[str, float]:
+        total, count = score_windows(model, rows)
+        return {"heldout": total / max(1, count)}
 
     return look
 

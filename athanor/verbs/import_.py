@@ -53,7 +53,7 @@ def plan_model(path: str) -> tuple[Any, list[Any]]:
         AthanorError: the folder holds an adapter, whose base was not named.
     """
     from athanor.base.errors import AthanorError
-    from athanor.models.adapters import CONFIG
+    from athanor.models.adapters.layout import CONFIG
     from athanor.recipes.recipe import Recipe, RecipeStep
     from athanor.recipes.runner import plan_recipe
 

@@ -66,7 +66,7 @@ def command(model: str | None, host: str, port: int, history: str, queue: int, s
 
 def _why(store: str | None):  # type: ignore[no-untyped-def]
     """The document index of the store as the page's `why`, or None where there is none."""
-    from athanor.data.packing.index import Explainer
+    from athanor.data.packing.explain import Explainer
     from athanor.store.artifact import find_store
     from athanor.verbs.options import latest
 

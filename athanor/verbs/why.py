@@ -24,7 +24,7 @@ def command(text: str, name: str | None, minimum: int | None, limit: int, store:
 
     For each: how often it occurs, in which documents and lines, and at which training steps the model saw it.
     """
-    from athanor.data.packing.index import Explainer
+    from athanor.data.packing.explain import Explainer
     from athanor.store.artifact import find_store
 
     place = find_store(store)
@@ -47,20 +47,35 @@ def _show(span: dict[str, Any]) -> None:
     times = say(f"{span['count']} time(s)", f"{span['count']} 次")
     click.echo(click.style(f"“{span['text'].strip()}”", bold=True) + f"  · {times}")
     for match in span["matches"]:
-        click.echo(f"   {match['document']}:{match['line']} · {_when(match)}")
+        click.echo(f"   {_where(match)} · {_when(match)}")
         click.echo(click.style(f"      …{_line(match['before'][-60:])}", dim=True)
                    + click.style(_line(span["text"]), underline=True)
                    + click.style(f"{_line(match['after'][:60])}…", dim=True))  # fmt: skip
+        for row in match["filters"]:
+            if row["filters"]:
+                told = say("passed ", "通过 ") + f"{row['step']}: {'; '.join(row['filters'])}"
+                click.echo(click.style(f"      {told}", dim=True))
+        if match["copies"]:
+            told = say(f"stands for {match['copies']} removed copies", f"代表 {match['copies']} 篇已删除的重复文档")
+            click.echo(click.style(f"      {told}", dim=True))
+
+
+def _where(match: dict[str, Any]) -> str:
+    """The place in the document, its id, and its source in a mixture."""
+    named = f"[{match['source']}] " if match["source"] else ""
+    return f"{named}{match['document']}:{match['line']}" + (f" · {match['id']}" if match["id"] else "")
 
 
 def _when(match: dict[str, Any]) -> str:
     """At which optimiser steps the model read these very tokens."""
-    steps = match["steps"]
-    if not steps:
-        return say("not reached: training ended before it", "未读到：训练先结束了")
-    stage = {"pretrained": say("pretraining", "预训练"), "finetuned": say("fine-tuning", "微调")}[match["stage"]]
-    shown = ", ".join(str(step) for step in steps[:5]) + (" …" if len(steps) > 5 else "")
-    return say(f"read at {stage} step {shown}", f"{stage}第 {shown} 步读到")
+    stages = {"pretrained": say("pretraining", "预训练"), "finetuned": say("fine-tuning", "微调")}
+    told = []
+    for name, steps in match["read"].items():
+        if steps:
+            more = match["times"][name] - len(steps[:5])
+            shown = ", ".join(map(str, steps[:5])) + (say(f" and {more} more", f" 等共 {more + 5} 步") if more else "")
+            told.append(say(f"read at {stages[name]} step {shown}", f"{stages[name]}第 {shown} 步读到"))
+    return say("; ", "；").join(told) or say("not reached: training ended before it", "未读到：训练先结束了")
 
 
 def _line(text: str) -> str:

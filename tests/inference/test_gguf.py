@@ -220,7 +220,10 @@ def test_a_model_comes_back_from_its_file(shape: str, kind: str, tokenizer: Toke
     ids = torch.tensor([tokenizer.encode("def f(x):\n    return x + 1 你好")])
     expected, found = load_checkpoint(tmp_path)(ids), read_model(file, tmp_path)(ids)
     lost = (found - expected).square().mean() / expected.square().mean()
-    assert lost <= {"F32": 0, "F16": 1e-5, "BF16": 1e-3, "Q8_0": 1e-3, "Q4_0": 0.3}[kind]
+    most = {"F32": 0, "F16": 1e-5, "BF16": 1e-3, "Q8_0": 1e-3, "Q4_0": 0.3}[kind]
+    if "experts" in SHAPES[shape] and kind != "F32":  # a token between two experts may be sent to the other one
+        most = max(most, 0.01)
+    assert lost <= most
     assert file.values["general.file_type"] == TYPES[kind].file_code
     types = {name: entry.type.name for name, entry in file.tensors.items()}
     assert {

@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from athanor.base.errors import AthanorError
-from athanor.models.adapters import NEUTRAL, SILENT, USED, read_adapter, save_adapter
+from athanor.models.adapters.files import read_adapter, save_adapter
+from athanor.models.adapters.lora import Adapter, LoraSettings, Matrices
+from athanor.models.adapters.lora_files import NEUTRAL, SILENT, USED
+from athanor.models.adapters.places import places
 from athanor.models.config import TransformerConfig
 from athanor.models.families import FAMILIES
-from athanor.models.lora import Adapter, LoraSettings, Matrices, places
 
 CONFIG = TransformerConfig(vocabulary=97, width=64, layers=3, heads=4, kv_heads=2, hidden=96, max_positions=64)
 FAMILY = FAMILIES["llama"]

@@ -10,23 +10,12 @@ import torch
 from athanor.base.errors import AthanorError
 from athanor.inference.int4 import Int4Linear
 from athanor.inference.quantize import quantize_model, set_kernel
+from athanor.models.adapters.attach import Adapted, adapter_names, attach, drop, extract, merge, select
+from athanor.models.adapters.lora import Adapter, LoraSettings, Matrices, fresh
+from athanor.models.adapters.places import places
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.lora import (
-    Adapter,
-    LoRA,
-    LoraSettings,
-    Matrices,
-    adapter_names,
-    attach,
-    drop,
-    extract,
-    fresh,
-    merge,
-    places,
-    select,
-)
 from athanor.models.settings import family_of
 
 IDS = torch.randint(3, 97, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -75,7 +64,7 @@ def test_a_piece_of_a_fused_layer_is_adapted_and_the_others_are_not(
     plain = layer(x)
     attach(model, FAMILY, adapter)
     wrapped = model.trunk.blocks[1].attention.qkv
-    assert isinstance(wrapped, LoRA) and wrapped.base is layer
+    assert isinstance(wrapped, Adapted) and wrapped.base is layer
     q, k, v = wrapped(x).split((64, 32, 32), dim=-1)
     assert torch.equal(torch.cat((q, k), -1), plain[:, :96])
     a, b = adapter.pieces[V].a_RK, adapter.pieces[V].b_PR
@@ -163,7 +152,7 @@ def test_one_of_several_adapters_is_chosen(model: LanguageModel) -> None:
         attach(model, FAMILY, adapter, name)
         alone[name] = model(IDS)
         drop(model, name)
-    assert not any(isinstance(module, LoRA) for module in model.modules())
+    assert not any(isinstance(module, Adapted) for module in model.modules())
     for name, adapter in made.items():
         attach(model, FAMILY, adapter, name)
     for name, expected in alone.items():
@@ -259,7 +248,7 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing(model: LanguageM
     ):
         with pytest.raises(AthanorError, match=said):
             attach(model, FAMILY, replace(good, pieces={**good.pieces, piece: matrices}))
-        assert not any(isinstance(module, LoRA) for module in model.modules())
+        assert not any(isinstance(module, Adapted) for module in model.modules())
     attach(model, FAMILY, good, "one")
     for name in ("one", "a.b", ""):
         with pytest.raises(AthanorError, match="name"):

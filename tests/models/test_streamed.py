@@ -22,7 +22,7 @@ CONFIGS = {
     "gpt2": TransformerConfig(**SMALL, **GPT, position="learned"),
     "bloom": TransformerConfig(**{**SMALL, "hidden": 128}, **GPT, position="alibi", embedding_norm=True),
 }  # fmt: skip
-PROMPTS = [[1, 2, 3, 4, 5], [7], list(range(16))]
+PROMPTS = [{"ids_BT": torch.tensor([ids])} for ids in ([1, 2, 3, 4, 5], [7], list(range(16)))]
 
 
 @pytest.fixture(params=CONFIGS)
@@ -35,8 +35,8 @@ def test_logits_read_layer_by_layer_are_the_same(folder: Path) -> None:
     model = load_checkpoint(folder)
     streamed = streamed_logits(*filler_of(folder), PROMPTS, torch.float32)
     with torch.inference_mode():
-        for ids, logits in zip(PROMPTS, streamed, strict=True):
-            assert torch.equal(logits, model(torch.tensor([ids]))[0])
+        for prompt, logits in zip(PROMPTS, streamed, strict=True):
+            assert torch.equal(logits, model(**prompt)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -71,7 +71,7 @@ start = used()
 target.mkdir()
 convert_checkpoint(source, target, torch.float32, shard_bytes=200_000_000)
 converted = used()
-streamed_logits(*filler_of(source), [list(range(40))], torch.bfloat16)
+streamed_logits(*filler_of(source), [{"ids_BT": torch.arange(40)[None]}], torch.bfloat16)
 print(json.dumps({"start": start, "converted": converted, "compared": used()}))
 """
 

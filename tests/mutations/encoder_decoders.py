@@ -6,6 +6,7 @@ SEQ2SEQ = "tests/parity/test_seq2seq_families.py"
 SETTINGS = "tests/parity/test_seq2seq_settings.py"
 BLANKS = "tests/models/test_blank_infilling.py"
 GLM = "tests/parity/test_glm.py"
+FILLING = "tests/inference/test_blanks.py"
 
 CHANGES = (
     # distances of T5
@@ -293,5 +294,38 @@ CHANGES = (
         'mlp.dense_h_to_4h")',
         GLM,
         "logits_equal and 130b",
+    ),
+    # the engine with networks that fill in blanks
+    Change(
+        "a context is read from left to right",
+        "inference/cache.py",
+        "key_S < torch.tensor(contexts, device=self.device)[:, None, None]",
+        "key_S < 0 * torch.tensor(contexts, device=self.device)[:, None, None]",
+        GLM,
+        "answers_are_the_references",
+    ),
+    Change(
+        "an answer's places are one behind",
+        "inference/batch.py",
+        "reading.position(length - reading.context)",
+        "reading.position(length - reading.context - 1)",
+        GLM,
+        "answers_are_the_references",
+    ),
+    Change(
+        "places always count on after the mask",
+        "inference/blanks.py",
+        "counts_on = config.position_axes == 1 and masks[0] == self.ending",
+        "counts_on = config.position_axes == 1",
+        GLM,
+        "answers_are_the_references and glm-130b",
+    ),
+    Change(
+        "the start token counts as context",
+        "inference/blanks.py",
+        "        context = ids[:cut]\n",
+        "        context = ids[: cut + 1]\n",
+        FILLING,
+        "naive_loop",
     ),
 )

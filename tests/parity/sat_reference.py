@@ -4,6 +4,7 @@ Run by a Python that has SwissArmyTransformer (docs/design/004-glm-reference.md)
 
     python tests/parity/sat_reference.py make FOLDER             one safetensors file for each network
     python tests/parity/sat_reference.py run NAME WEIGHTS FILE   logits of network NAME with the weights of a checkpoint
+    python tests/parity/sat_reference.py answer FOLDER FILE      greedy answers of those in FOLDER that fill in blanks
 
 A file holds `weights/...` and `gradients/...` under the names of the published checkpoint, for each case `ids`,
 `positions`, `allowed`, `targets`, `seen` and `logits`, and in its metadata the published config.json.
@@ -41,6 +42,7 @@ from sat.model.official.glm_model import GLMModel  # noqa: E402
 VOCABULARY, LAYERS, LENGTH = 48, 2, 18
 PAD, MASK, GMASK, START, END = 3, 40, 41, 42, 43
 IGNORED = -100
+PENALTY = 2.0
 EPSILON = 1e-3  # large, so that one left out is seen
 SPECIAL = {"bos_token_id": START, "mask_token_id": MASK, "gmask_token_id": GMASK, "pad_token_id": PAD}
 WIDE = {"width": 24, "heads": 2, "hidden": 32}
@@ -216,7 +218,9 @@ def run_glm130b(model: GLM130B, ids_BT: Tensor, positions_BT: Tensor, hidden_B1T
 
     model.mixins["fp32-softmax"].attention_fn = attend_with_bool
     model.collect_hooks_()
-    return model(input_ids=ids_BT, position_ids=positions_BT, attention_mask=hidden_B1TS)[0]
+    logits_BTV = model(input_ids=ids_BT, position_ids=positions_BT, attention_mask=hidden_B1TS)[0]
+    model.mixins["fp32-softmax"].attention_fn = attend
+    return logits_BTV
 
 
 # ------------------------------------------------------------------------------------- names of published checkpoints
@@ -361,6 +365,56 @@ def run(name: str, weights: Path, out: Path) -> None:
     save_file(logits, out)
 
 
+def answer(folder: Path) -> dict:
+    """Greedy answers, every token from a new run of the whole row; each one written lowers its own score by PENALTY.
+
+    Returns:
+        by network: rows of `prompt`, which ends in START, `answer`, and `margin`, the least lead of a chosen token.
+    """
+    found = {}
+    for name in ("chatglm-6b", "glm-130b", "glm-10b"):
+        model = build(name)
+        weights = load_file(folder / f"{name}.safetensors")
+        load_published(name, model, {key[8:]: value for key, value in weights.items() if key.startswith("weights/")})
+        found[name] = [
+            answer_one(name, model, mask, seed, length)
+            for mask in (GMASK, MASK)
+            for seed, length in ((5, 3), (2, 8), (3, 15))
+        ]
+    return found
+
+
+@torch.no_grad()
+def answer_one(name: str, model: torch.nn.Module, mask: int, seed: int, length: int) -> dict:
+    """One prompt of `length` random words and a mask among them (at the end: [gMASK]), and what follows."""
+    context = torch.randint(4, 40, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+    context.insert(length if mask == GMASK else length // 2, mask)
+    ids, margin = [*context, START], float("inf")
+    for _ in range(12):
+        logits_V = logits_of(model, answering(name, model, ids, context.index(mask), len(context), mask))[0, -1]
+        for token in ids[len(context) + 1 :]:  # else networks with a tied head repeat what they read last
+            logits_V[token] -= PENALTY
+        best, second = logits_V.topk(2).values.tolist()
+        ids, margin = [*ids, int(logits_V.argmax())], min(margin, best - second)
+    return {"prompt": [*context, START], "answer": ids[len(context) + 1 :], "margin": round(margin, 4)}
+
+
+def answering(name: str, model: torch.nn.Module, ids: list[int], place: int, context: int, mask: int) -> Case:
+    """A prompt with what has been written: ChatGLM-6B's own inputs, for the others the rules of their authors."""
+    ids_1T = torch.tensor([ids])
+    if name == "chatglm-6b":
+        mask_1TS, positions = model.get_inputs(ids_1T)
+        return Case(ids_1T, positions.transpose(1, 2), mask_1TS[:, 0] > 0.5, ids_1T, ids_1T != PAD)
+    allowed_1TS = torch.ones(1, len(ids), len(ids)).tril().bool()
+    allowed_1TS[:, :, :context] = True
+    written, places_T = len(ids) - context, torch.arange(len(ids))
+    if name == "glm-10b" or mask == MASK:
+        places_T[context:] = place
+    steps_T = torch.cat((torch.zeros(context, dtype=torch.long), torch.arange(1, written + 1)))
+    positions = places_T[None] if name == "glm-130b" else torch.stack((places_T, steps_T), -1)[None]
+    return Case(ids_1T, positions, allowed_1TS, ids_1T, ids_1T != PAD)
+
+
 def main(arguments: list[str]) -> None:
     """Parse and do."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -370,7 +424,13 @@ def main(arguments: list[str]) -> None:
     runner.add_argument("name", choices=NAMES)
     runner.add_argument("weights", type=Path)
     runner.add_argument("file", type=Path)
+    answerer = verbs.add_parser("answer")
+    answerer.add_argument("folder", type=Path)
+    answerer.add_argument("file", type=Path)
     given = parser.parse_args(arguments)
+    if given.verb == "answer":
+        given.file.write_text(json.dumps(answer(given.folder)) + "\n")
+        return
     if given.verb == "run":
         run(given.name, given.weights, given.file)
         return

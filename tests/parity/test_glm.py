@@ -17,7 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from athanor.base.errors import AthanorError
+from athanor.inference.blanks import Blanks
 from athanor.inference.cache import KeyValueCache
+from athanor.inference.engine import Engine
+from athanor.inference.generate import generate
+from athanor.inference.sampling import Sampling
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.families import FAMILIES
 from athanor.models.glm import Row, answer_row, batch_rows, training_row
@@ -307,6 +311,23 @@ def test_later_chatglm_written_token_by_token(name, tmp_path):
             assert difference(logits[seen], case["logits"][seen, place]) < TOLERANCE
 
 
+BLANKS = Blanks(ending=GMASK, others=(MASK,), start=START)
+
+
+@pytest.mark.parametrize("limits", [{}, {"rows": 2, "chunk": 4}])
+def test_answers_are_the_references(filling, limits):
+    """Token for token, from the naive loop and from the engine, which is given all prompts at once."""
+    name, model, _ = filling
+    rows = json.loads((FOLDER / "answers.json").read_text())[name]
+    sampling = Sampling(max_tokens=12, frequency_penalty=2.0)
+    prompts = [row["prompt"] if number % 2 else row["prompt"][:-1] for number, row in enumerate(rows)]
+    written = Engine(model, blanks=BLANKS, **limits).generate_batch(prompts, sampling)
+    for row, prompt, answer in zip(rows, prompts, written, strict=True):
+        assert row["margin"] > 1e-3
+        assert list(answer.ids) == row["answer"]
+        assert generate(model, prompt, sampling, blanks=BLANKS) == answer
+
+
 # ---------------------------------------------------------------------------------------------- the published networks
 
 CHATGLM2 = {
@@ -380,6 +401,13 @@ def test_the_reference_computes_what_the_files_say(tmp_path):
         made, kept = load_file(tmp_path / f"{name}.safetensors"), load_file(FOLDER / f"{name}.safetensors")
         assert set(made) == set(kept)
         assert all(difference(made[key].double(), kept[key].double()) < 1e-6 for key in kept)
+
+
+@pytest.mark.slow
+@python_with_sat
+def test_the_reference_answers_what_the_file_says(tmp_path):
+    reference("answer", FOLDER, tmp_path / "answers.json")
+    assert json.loads((tmp_path / "answers.json").read_text()) == json.loads((FOLDER / "answers.json").read_text())
 
 
 @pytest.mark.slow

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from athanor.models.adapters import read_adapter, read_settings, save_adapter
+from athanor.models.adapters.attach import Adapted, attach, drop, extract, merge
+from athanor.models.adapters.files import read_adapter, save_adapter
+from athanor.models.adapters.lora import LoraSettings
+from athanor.models.adapters.lora_files import read_settings
+from athanor.models.adapters.places import places
 from athanor.models.convert import load_checkpoint, read_object, save_checkpoint
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
-from athanor.models.lora import LoRA, LoraSettings, attach, drop, extract, merge, places
 from athanor.models.settings import read_config
 
 transformers = pytest.importorskip("transformers")
@@ -184,7 +187,7 @@ def test_gradients_are_those_of_peft(chosen: str, tmp_path: Path) -> None:
     known, parameters, compared = places(family, config), dict(theirs.named_parameters()), 0
     for piece, place in known.items():
         layer = model.get_submodule(place.layer)
-        low_rank = layer.adapters["mine"][str(place.piece)] if isinstance(layer, LoRA) else torch.nn.Identity()
+        low_rank = layer.adapters["mine"][str(place.piece)] if isinstance(layer, Adapted) else torch.nn.Identity()
         for name, parameter in low_rank.named_parameters():
             expected = parameters[f"base_model.model.{piece}.{ends[name].replace('mine', 'default')}"].grad
             torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)

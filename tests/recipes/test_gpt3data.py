@@ -15,12 +15,17 @@ from athanor.base.files import read_json
 from athanor.base.progress import SilentProgress
 from athanor.base.records import read_records
 from athanor.base.tables import text_table
+from athanor.data.packing.batches import Batches
+from athanor.data.packing.explain import Explainer
+from athanor.data.packing.index import IndexSettings, index_documents
 from athanor.data.packing.mixture import MIXTURE, open_batches
+from athanor.data.packing.pack import TokenFiles
 from athanor.data.reading.python_text import list_modules, read_module, read_topics, standard_library
 from athanor.data.shards import read_shards
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
+from athanor.tokens.tokenizer import Tokenizer
 from tests.data.cleaning.test_quality import junk
 
 DOCUMENTS, CURATED, COPIES, JUNK = 150, 160, 170, 1_600
@@ -153,6 +158,49 @@ def test_the_realised_mixture_has_the_weights_and_its_epochs_are_told(made) -> N
     whole = [batches.batch(step).ids_BT for step in (0, 1, 59)]
     halves = [np.concatenate([batches.batch(step, rank, 2).ids_BT for rank in (0, 1)]) for step in (0, 1, 59)]
     assert all((one == other).all() for one, other in zip(whole, halves, strict=True))
+
+
+def test_why_names_source_filters_and_steps_of_a_document_of_each_source(made) -> None:  # type: ignore[no-untyped-def]
+    """The steps are those in whose batches a window with the text's tokens stands, found by looking at all of them."""
+    explainer = Explainer(made[0]["index"])
+    steps, seed = 60, made[0]["pretrain"].record["settings"]["seed"]
+    batches = open_batches(made[0]["mix"].path, 64, 8, seed, steps)
+    read = [{row.tobytes() for row in batches.batch(step).ids_BT} for step in range(steps)]
+    tokenizer = Tokenizer.load(made[0]["tokenizer"].path)
+    table = tokenizer.token_bytes()
+    for name, corpus, pack in (("raw", "unique", "pack_raw"), ("curated", "good", "pack_curated")):
+        tokens = Batches(TokenFiles(made[0][pack].path), 64, 8)
+        for number, document in enumerate(list(read_shards(made[0][corpus], "train"))[:12]):
+            text = document.text[300:420]
+            match = next(m for m in explainer.spans(text)[0]["matches"] if m["id"] == document.id)
+            assert (match["source"], match["corpus"]) == (name, made[0][corpus].id)
+            assert document.text[match["offset"] :].startswith(text) and match["document"] == document.source
+            ends = np.cumsum([len(table[token]) for token in tokenizer.encode(document.text)])
+            begin, end = (len(document.text[:place].encode()) for place in (300, 420))
+            first, last = np.searchsorted(ends, [begin, end - 1], side="right") + 1
+            windows = tokens.windows_of(number, int(first), int(last) + 1)
+            rows = {tokens.window(int(window))[0].tobytes() for window in windows}
+            truth = [step for step in range(steps) if rows & read[step]]
+            assert match["read"]["pretrained"] == truth[:8] and match["times"]["pretrained"] == len(truth)
+            passed = {row["step"]: row["filters"] for row in match["filters"]}
+            assert passed["good" if name == "curated" else "clean"][3:] == ["exact copies", "near copies"]
+            assert ("quality" in passed) == (name == "raw")
+    told = made[0]["index"].measurements["read"]["pretrained"]["sources"]
+    assert told["curated"]["epochs"] == made[0]["pretrain"].measurements["sources"]["curated"]["epochs"]
+
+
+def test_an_index_of_a_mixture_wants_its_corpora(made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    parents = {"shards": made[0]["mix"], "pretrained": made[0]["pretrain"]}
+    good, unique = made[0]["good"], made[0]["unique"]
+    for wrong, said in (
+        ({"corpus": good}, "is a mixture of curated, raw"),
+        ({"sources.raw": unique}, "not named: curated"),
+        ({"sources.raw": good, "sources.curated": good}, "was not packed from"),
+    ):
+        folder = tmp_path / said[:6]
+        folder.mkdir()
+        with pytest.raises(AthanorError, match=said):
+            index_documents(IndexSettings(), {**parents, **wrong}, folder, SilentProgress())
 
 
 def test_without_folders_it_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from running_server import RunningServer, wait_until
-from tiny_server import MODEL
 
 from athanor.inference.engine import Engine
 from athanor.models.config import TransformerConfig
@@ -20,6 +18,8 @@ from athanor.serving.app import create_app
 from athanor.serving.settings import ServingSettings
 from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import Tokenizer
+from tests.serving.running_server import RunningServer, wait_until
+from tests.serving.tiny_server import MODEL
 
 PROGRAM = Path(__file__).parent / "tiny_server.py"
 ROOT = PROGRAM.parents[2]

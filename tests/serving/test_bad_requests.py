@@ -6,8 +6,9 @@ import socket
 import time
 
 import pytest
-from running_server import web
-from tiny_server import MODEL, SENTENCE
+
+from tests.serving.running_server import web
+from tests.serving.tiny_server import MODEL, SENTENCE
 
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0, "max_tokens": 60}
 JSON = {"content-type": "application/json"}

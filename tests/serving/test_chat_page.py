@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_server import LEARNT, SENTENCE
+
+from tests.serving.tiny_server import LEARNT, SENTENCE
 
 STATIC = Path(__file__).parents[2] / "athanor" / "serving" / "static"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

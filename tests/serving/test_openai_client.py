@@ -6,8 +6,9 @@ import time
 
 import openai
 import pytest
-from running_server import web
-from tiny_server import CONTEXT, LEARNT, MODEL, SENTENCE
+
+from tests.serving.running_server import web
+from tests.serving.tiny_server import CONTEXT, LEARNT, MODEL, SENTENCE
 
 WHO = [{"role": "user", "content": "Who are you?"}]
 NEVER_END = {"0": -100, "1": -100}  # the ids of <|document|> and <|end|>

@@ -4,10 +4,10 @@ import asyncio
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from running_server import DirectClient
-from tiny_server import MODEL
 
 from athanor.serving.schema import REFUSED, ChatRequest
+from tests.serving.running_server import DirectClient
+from tests.serving.tiny_server import MODEL
 
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 NAMES = [*ChatRequest.model_fields, *REFUSED, "unknown"]

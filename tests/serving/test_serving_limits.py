@@ -10,8 +10,6 @@ import time
 import httpx
 import pytest
 import uvicorn
-from running_server import DirectClient, wait_until, web
-from tiny_server import CONTEXT, MODEL
 
 from athanor.base.errors import AthanorError
 from athanor.inference.engine import Engine
@@ -23,6 +21,8 @@ from athanor.serving.run import check_port, serve
 from athanor.serving.settings import ServingSettings, check_exposure, is_loopback
 from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import Tokenizer
+from tests.serving.running_server import DirectClient, wait_until, web
+from tests.serving.tiny_server import CONTEXT, MODEL
 
 KEY = {"authorization": "Bearer a-key-of-sixteen-letters"}
 WHO = [{"role": "user", "content": "Who are you?"}]

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from athanor.base.files import hash_file, read_json, write_json
 from athanor.inference.quantize import quantize_checkpoint
-from athanor.models.adapters import save_adapter
+from athanor.models.adapters.attach import attach
+from athanor.models.adapters.files import save_adapter
+from athanor.models.adapters.lora import LoraSettings, Matrices, fresh
 from athanor.models.convert import load_checkpoint
-from athanor.models.lora import LoraSettings, Matrices, attach, fresh
 from athanor.models.settings import family_of
 from athanor.recipes.adapters import family_and_config, read_adapter
 from athanor.store.artifact import Store

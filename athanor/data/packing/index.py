@@ -1,5 +1,10 @@
-"""The step that builds the document index, and the question it answers: who taught the model this text, and when?"""
+"""The step that builds the document index: the training texts, where each came from, and when a model read it.
 
+Over one packed corpus, or over a mixture and all its sources. What it answers: `explain`.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +14,20 @@ import pydantic
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json, write_json
 from athanor.base.progress import Progress
-from athanor.base.records import read_records
+from athanor.base.records import encode_record, read_records
 from athanor.base.settings import Settings
 from athanor.data.instruct.names import TRAIN
-from athanor.data.packing.batches import Batches, Rows
 from athanor.data.packing.mixture import MIXTURE
+from athanor.data.packing.order import PACKING, ReadingOrder, keep_order
 from athanor.data.shards import read_shards
-from athanor.store.artifact import Artifact
-from athanor.store.index import DocumentIndex, Occurrence, build_index
-from athanor.tokens.tokenizer import Tokenizer
+from athanor.data.verdicts import copies_of, filters_of
+from athanor.store.artifact import Artifact, several
+from athanor.store.index import build_index
 
 CONVERSATION = "conversation #"
-SCHEDULE, PACKING, STARTS = "schedule.json", "packing.npy", "train-starts.npy"
-INDEX = "index"
-SHOWN = 8  # steps named per place
+READINGS = "readings.json"
+INDEX, ORDER = "index", "order"
+STAGES = ("pretrained", "finetuned")
 
 
 class IndexSettings(Settings):
@@ -33,107 +38,95 @@ class IndexSettings(Settings):
 
 
 def index_documents(
-    settings: IndexSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
+    settings: IndexSettings, parents: Mapping[str, Artifact], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Index every training document and conversation, and keep what tells at which steps a token was read.
 
-    Parents: corpus, shards, conversations, and the models that learnt from them (pretrained, finetuned).
+    Parents: the corpus and the shards packed from it, or a mixture and the corpora of its sources by their names in it;
+    the conversations; the models that learnt from them (pretrained, finetuned).
+
+    Raises:
+        AthanorError: corpora and shards do not belong together.
     """
-    if MIXTURE in parents["shards"].record["files"]:
-        raise AthanorError(
-            f"{parents['shards'].id} is a mixture: an index over several corpora (SPEC L2) is not built yet",
-            fix="index one of its sources: that corpus and the shards packed from it",
-        )
+    corpora = _corpora(parents)
     (folder / INDEX).mkdir()
+    keep_order(parents["shards"], folder / ORDER)
+    sources: list[dict[str, Any]] = []
+    measured = build_index(folder / INDEX, _texts(corpora, parents, sources), progress, settings.shard_bytes)
+    (folder / "tokenizer.json").write_bytes(parents["pretrained"].file("tokenizer.json").read_bytes())
+    if "finetuned" in parents:
+        (folder / PACKING).write_bytes(parents["finetuned"].file(PACKING).read_bytes())
+    plans = {role: plan for role in STAGES if role in parents and (plan := _plan(parents[role]))}
+    packing = np.load(folder / PACKING) if "finetuned" in parents else None
+    read = ReadingOrder(folder / ORDER, plans, packing).measured()
+    documents = sum(source["documents"] for source in sources)
+    write_json(folder / READINGS, {"plans": plans, "sources": sources, "documents": documents, "read": read})
+    return {**measured, "read": read}
 
-    def texts() -> Any:
-        for document in read_shards(parents["corpus"], "train"):
-            yield document.source, document.text
+
+def _corpora(parents: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The corpora by their names in the mixture; a single one has the empty name.
+
+    Raises:
+        AthanorError: there are more or fewer than the shards were packed from.
+    """
+    shards, sources = parents["shards"], several(parents, "sources")
+    if MIXTURE not in shards.record["files"]:
+        if "corpus" not in parents or sources:
+            raise AthanorError(
+                f"{shards.id} was packed from one corpus", allowed="from: {corpus: a step, …} without sources",
+                fix="name the corpus that the step pack read",
+            )  # fmt: skip
+        return {"": parents["corpus"]}
+    names = sorted({name.partition("/")[0] for name in shards.record["files"] if "/" in name})
+    if "corpus" in parents or sorted(sources) != names:
+        raise AthanorError(
+            f"{shards.id} is a mixture of {', '.join(names)}",
+            allowed="from: {sources: {" + ", ".join(f"{name}: its corpus" for name in names) + "}, …} without corpus",
+            fix=f"not named: {', '.join(sorted(set(names) - set(sources))) or 'none'}; "
+            f"not in it: {', '.join(sorted(set(sources) - set(names))) or 'none'}",
+        )
+    return {name: sources[name] for name in names}
+
+
+def _texts(
+    corpora: Mapping[str, Artifact], parents: Mapping[str, Artifact], sources: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """(name, text) of everything that was trained on; a document's name is a row of JSON that says what is known of it.
+
+    `sources` gets a row for each corpus: name, corpus, number of its first document, filters, documents.
+    """
+    number = 0
+    for name, corpus in corpora.items():
+        table = f"{name}/train-documents.jsonl.zst".lstrip("/")
+        rows, copies = read_records(parents["shards"].file(table)), copies_of(corpus)
+        first = number
+        for document, row in zip_longest(read_shards(corpus, "train"), rows):
+            if document is None or row is None or document.id != row["id"]:
+                raise AthanorError(
+                    f"{parents['shards'].id} was not packed from {corpus.id}: they part at document {number}",
+                    fix="name the corpus that the step pack read" + (f" for {name}" if name else ""),
+                )
+            row = {
+                "source": document.source, "id": document.id, "language": document.language, "kind": document.kind,
+                "copies": copies[document.id],
+            }  # fmt: skip
+            yield encode_record(row)[:-1], document.text
+            number += 1
+        known = {"name": name, "corpus": corpus.id, "first": first, "documents": number - first}
+        sources.append({**known, "filters": filters_of(corpus)})
+    if "conversations" in parents:
         for number, row in enumerate(read_records(parents["conversations"].file(TRAIN))):
-            yield f"{CONVERSATION}{number}", "\n".join(turn["content"] for turn in row["messages"])
-
-    measured = build_index(folder / INDEX, texts(), progress, settings.shard_bytes)
-    for role, name in (("shards", STARTS), ("finetuned", PACKING), ("pretrained", "tokenizer.json")):
-        (folder / name).write_bytes(parents[role].file(name).read_bytes())
-    write_json(folder / SCHEDULE, {role: _schedule(parents[role]) for role in ("pretrained", "finetuned")})
-    return measured
+            name = encode_record({"source": f"{CONVERSATION}{number}"})[:-1]
+            yield name, "\n".join(turn["content"] for turn in row["messages"])
 
 
-def _schedule(model: Artifact) -> dict[str, int]:
+def _plan(model: Artifact) -> dict[str, int]:
+    """What tells the steps of a training; empty for a model that was trained elsewhere."""
     settings = model.record["settings"]
-    return {key: settings[key] for key in ("steps", "rows", "seed", "context") if key in settings}
-
-
-class Explainer:
-    """An index artifact opened for questions."""
-
-    def __init__(self, artifact: Artifact):
-        artifact.file(SCHEDULE)
-        self.index = DocumentIndex(artifact.path / INDEX)
-        self.schedule: dict[str, dict[str, int]] = read_json(artifact.file(SCHEDULE))
-        self.tokenizer = Tokenizer.load(artifact.file("tokenizer.json").parent)
-        self.starts_D = np.load(artifact.file(STARTS))
-        self.row_of_conversation = np.load(artifact.file(PACKING))
-        plan = self.schedule["pretrained"]
-        self.batches = Batches(TokenTable(self.starts_D), plan["context"], plan["rows"], plan["seed"])
-
-    def spans(self, text: str, minimum: int | None = None, limit: int = 5) -> list[dict[str, Any]]:
-        """The longest spans of `text` that stand word for word in the training texts, longest first.
-
-        Args:
-            minimum: bytes of the shortest span; unset: 16, or the whole text where it is shorter, but never below 6,
-                since two digits stand everywhere and explain nothing.
-            limit: most spans.
-
-        Returns:
-            rows of text, start, end (characters), count, and matches: document, line, offset (characters), before,
-            after, stage ('pretrained' or 'finetuned'), steps that read these very tokens, and the first of them.
-        """
-        rows = []
-        least = minimum or min(16, max(6, len(text.encode("utf-8", "surrogatepass"))))
-        for span in self.index.longest_spans(text, minimum_bytes=least, limit=limit):
-            matches = [self._match(place, span.text) for place in span.occurrences]
-            rows.append(
-                {"text": span.text, "start": span.start, "end": span.end, "count": span.count, "matches": matches}
-            )
-        return rows
-
-    def _match(self, place: Occurrence, text: str) -> dict[str, Any]:
-        stage, steps = self._steps(place, len(text.encode("utf-8", "surrogatepass")))
-        return {
-            "document": place.document, "number": place.number, "line": place.line, "offset": place.character_offset,
-            "before": place.before, "after": place.after, "stage": stage,
-            "steps": steps[:SHOWN], "step": steps[0] if steps else None,
-        }  # fmt: skip
-
-    def _steps(self, place: Occurrence, length: int) -> tuple[str, list[int]]:
-        """The optimiser steps that read these bytes, found by tokenising the document up to their end."""
-        documents = len(self.starts_D) - 1
-        if place.number >= documents:
-            plan = self.schedule["finetuned"]
-            rows = Rows(int(self.row_of_conversation.max()) + 1, plan["rows"], plan["seed"])
-            row = self.row_of_conversation[place.number - documents]
-            return "finetuned", rows.steps_of(np.array([row], dtype=np.int64), plan["steps"])
-        whole = self.index.read(place.number, 0, int(self.index.bytes))
-        sizes = self._token_sizes(whole)
-        first, last = np.searchsorted(sizes, [place.byte_offset, place.byte_offset + length - 1], side="right")
-        plan = self.schedule["pretrained"]  # +1: a document's first token is <|document|>
-        return "pretrained", self.batches.steps_of(place.number, plan["steps"], int(first) + 1, int(last) + 2)
-
-    def _token_sizes(self, document: bytes) -> np.ndarray:
-        """Bytes of a document up to and with each of its tokens."""
-        table = self.tokenizer.token_bytes()
-        ids = self.tokenizer.encode(document.decode("utf-8", "surrogatepass"))
-        return np.cumsum([len(table[index]) for index in ids])
-
-
-class TokenTable:
-    """The part of `TokenFiles` that the order of training depends on: where each document's tokens begin."""
-
-    def __init__(self, starts_D: np.ndarray):
-        self.starts_D = starts_D
-        self.tokens = int(starts_D[-1])
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Not kept in an index: only the order of training is asked here."""
-        raise AthanorError("a document index holds no tokens", fix="read them from the packed corpus")
+    if "steps" not in settings:
+        return {}
+    config = read_json(model.file("config.json"))
+    context = settings.get("context", config.get("max_position_embeddings", config.get("n_positions")))
+    kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
+    return {**kept, "context": context}

@@ -5,7 +5,7 @@ disk can do that), and mixture.json, which says in which shares they are read. K
 GPT-3 (Brown et al. 2020, section 2.2 and table 2.2): each with a weight of its own, small ones read several times.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ MIXTURE = "mixture.json"
 UNKNOWN = "und"
 MANY_EPOCHS = 16  # from there on repeated text teaches little (Muennighoff et al. 2023, section 5)
 Weights = dict[str, float]
+OpenCorpus = Callable[[Path], NamedSource]
 
 
 class Shares(Settings):
@@ -139,9 +140,9 @@ def _write_languages(folder: Path) -> None:
     write_json(folder / "languages.json", sorted(numbers))
 
 
-def open_sources(folder: Path, by: str) -> dict[str, NamedSource]:
+def open_sources(folder: Path, by: str, open_corpus: OpenCorpus = TokenFiles) -> dict[str, NamedSource]:
     """What a mixture's shares are of: its packed corpora, or the documents of each language in them."""
-    files = {path.parent.name: TokenFiles(path.parent) for path in sorted(folder.glob("*/train-starts.npy"))}
+    files = {path.parent.name: open_corpus(path.parent) for path in sorted(folder.glob("*/train-starts.npy"))}
     if by == "source":
         return dict(files)
     parts: dict[str, list[tuple[NamedSource, Any]]] = {}
@@ -151,17 +152,20 @@ def open_sources(folder: Path, by: str) -> dict[str, NamedSource]:
     return {code: Selection(parts[code]) for code in sorted(parts)}
 
 
-def open_batches(folder: Path, context: int, rows: int, seed: int, steps: int | None = None) -> Batches | MixedBatches:
+def open_batches(
+    folder: Path, context: int, rows: int, seed: int, steps: int | None = None, open_corpus: OpenCorpus = TokenFiles
+) -> Batches | MixedBatches:
     """Batches of a packed corpus or of a mixture.
 
     Args:
         steps: of the whole run, which places the stages of a curriculum; None: its last stage alone.
+        open_corpus: from a folder to what stands in it; only `read` needs the tokens.
     """
     if not (folder / MIXTURE).is_file():
-        return Batches(TokenFiles(folder), context, rows, seed)
+        return Batches(open_corpus(folder), context, rows, seed)
     plan = read_json(folder / MIXTURE)
     stages = [(stage["until"], stage["weights"]) for stage in plan["stages"]]
-    sources = open_sources(folder, plan["by"])
+    sources = open_sources(folder, plan["by"], open_corpus)
     read = {name: source for name, source in sources.items() if any(weights[name] for _, weights in stages)}
     return MixedBatches(read, stages, context, rows, seed, steps)
 

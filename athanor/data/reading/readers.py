@@ -9,41 +9,19 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 import zstandard
 
-from athanor.base.settings import Settings
-from athanor.data.document import Document, make_document
+from athanor.data.document import Document
+from athanor.data.reading.columns import read_arrow, read_parquet
 from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
+from athanor.data.reading.items import ReadLimits, SetAside, documents_of, find_text_field, text_of_row
 from athanor.data.reading.sources import SourceFile
-from athanor.data.split import split_text
+from athanor.data.reading.tables import read_table
 
-TEXT_FIELDS = ("text", "content", "body")
 PDFIUM_HYPHEN = re.compile(r"(?<=[^\W\d_A-Z])[\ufffe\x02]\n?(?=[^\W\d_A-Z])")  # its mark for a hyphen at a line end
 LARGEST_PAGE = 64_000_000  # bytes of HTML parsed at once
-SURROGATES = range(0xD800, 0xE000)
-
-
-class ReadLimits(Settings):
-    """What the readers need to know."""
-
-    max_document_bytes: int
-    max_line_bytes: int
-    text_field: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SetAside:
-    """A file or row that is not used: its name, why, where exactly, and about how many bytes it has."""
-
-    source: str
-    reason: str
-    detail: str = ""
-    size: int = 0
-
 
 Reader = Callable[[SourceFile, ReadLimits], Iterator[Document | SetAside]]
 
@@ -70,7 +48,7 @@ def read_text(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
     """A plain text or Markdown file; a long one becomes several documents."""
     encoding = find_encoding(file.open)
     kind = {"encoding": encoding} if encoding not in ("utf-8", "utf-8-sig") else {}
-    yield from _documents(decode_stream(file.open, encoding), file.name, limits, **kind)
+    yield from documents_of(decode_stream(file.open, encoding), file.name, limits, **kind)
 
 
 def read_jsonl(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -83,7 +61,7 @@ def read_jsonl(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetA
             elif line.strip():
                 try:
                     text, meta = parse_row(line, limits.text_field)
-                    yield from _documents([text], name, limits, **meta)
+                    yield from documents_of([text], name, limits, **meta)
                 except Unreadable as problem:
                     yield SetAside(name, problem.reason, f"line {number} {problem.detail}".strip(), len(line))
 
@@ -115,20 +93,7 @@ def parse_row(line: bytes, text_field: str | None) -> tuple[str, dict[str, Any]]
         raise Unreadable("not JSON", str(problem)) from None
     if not isinstance(row, dict):
         raise Unreadable("not a JSON object")
-    names = (text_field,) if text_field else TEXT_FIELDS
-    name = next((name for name in names if name in row), None)
-    if name is None and ("messages" in row or "conversations" in row):
-        raise Unreadable("a conversation (field messages), not a document: it is for fine-tuning")
-    if name is None:
-        raise Unreadable(f"no field {' or '.join(names)}", f"has {', '.join(map(str, list(row)[:8]))}")
-    text = row[name]
-    if not isinstance(text, str):
-        raise Unreadable(f"field {name} is not text")
-    if not text.strip():
-        raise Unreadable("empty text")
-    if not text.isascii() and any(ord(character) in SURROGATES for character in text):
-        raise Unreadable("half of a surrogate pair in the text")
-    return text, {"url": row["url"]} if isinstance(row.get("url"), str) else {}
+    return text_of_row(row, find_text_field(row, text_field))
 
 
 def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -144,7 +109,7 @@ def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
         encoding = find_encoding(file.open)
     # The HTML standard decodes with replacement; the clean step drops pages with many replaced characters.
     title, text = main_text(data.decode(encoding, errors="replace"))
-    yield from _documents([text], file.name, limits, kind="page", **({"title": title} if title else {}))
+    yield from documents_of([text], file.name, limits, kind="page", **({"title": title} if title else {}))
 
 
 def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -158,7 +123,7 @@ def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAsi
         raise Unreadable("encrypted PDF" if locked else "broken PDF", str(problem)) from None
     try:
         found = False
-        for item in _documents(_pdf_pages(document), file.name, limits):
+        for item in documents_of(_pdf_pages(document), file.name, limits):
             found = True
             yield item
         if not found:
@@ -200,27 +165,7 @@ def _hyphenated(line: str, following: str) -> bool:
     return len(line) > 2 and line[-1] in "-\u00ad\u2010" and line[-2].islower() and following[0].islower()
 
 
-def _documents(pieces: Any, name: str, limits: ReadLimits, **meta: Any) -> Iterator[Document | SetAside]:
-    """Documents of a stream of text; parts are named `name#1` … when there is more than one."""
-    parts = split_text(pieces, limits.max_document_bytes)
-    first = next(parts, None)
-    if first is None:
-        return
-    second = next(parts, None)
-    if second is None:
-        yield _document(first, name, meta)
-        return
-    mark = "/" if "#" in PurePosixPath(name).name else "#"
-    yield _document(first, f"{name}{mark}1", meta)
-    yield _document(second, f"{name}{mark}2", meta)
-    for number, part in enumerate(parts, 3):
-        yield _document(part, f"{name}{mark}{number}", meta)
-
-
-def _document(part: str, name: str, meta: dict[str, Any]) -> Document | SetAside:
-    if part.strip("\x00 \t\r\n\u3000\ufeff"):
-        return make_document(part, name, **meta)
-    return SetAside(name, "empty text", size=len(part))
-
-
-READERS: dict[str, Reader] = {"text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf}
+READERS: dict[str, Reader] = {
+    "text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf, "table": read_table,
+    "parquet": read_parquet, "arrow": read_arrow,
+}  # fmt: skip

@@ -6,6 +6,7 @@ Nothing here follows a link twice, waits on a pipe, or trusts a name to be print
 import glob
 import gzip
 import io
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -21,10 +22,12 @@ KINDS = {
     ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
     ".html": "html", ".htm": "html", ".xhtml": "html",
     ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".pdf": "pdf",
+    ".csv": "table", ".tsv": "table",
+    ".pdf": "pdf", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 COMPRESSED = (".gz", ".zst")
-ALLOWED = ".txt .md .html .jsonl .pdf, the first four also with .gz or .zst"
+COMPRESSIBLE = ("text", "html", "jsonl", "table")  # kinds that may be compressed as a whole
+ALLOWED = ".txt .md .html .jsonl .csv .tsv, these also with .gz or .zst, .pdf .parquet .arrow"
 LARGEST_WINDOW = 1 << 27  # bytes a .zst file may ask for
 
 
@@ -35,7 +38,7 @@ class SourceFile:
     Attributes:
         path: where it lies.
         name: its name within what the user named; printable, the same on every machine.
-        kind: "text", "html", "jsonl" or "pdf"; None when `problem` says why it is not read.
+        kind: the name of its reader (readers.py); None when `problem` says why it is not read.
         size: bytes on disk.
         problem: why it is set aside without being opened, None if it is to be read.
     """
@@ -107,10 +110,25 @@ def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[Sou
             except OSError as problem:
                 yield SourceFile(place, printable(name), None, 0, f"cannot be opened: {problem.strerror}")
                 continue
+            entries = _data_of(place, entries)
             entries.sort(key=os.fsencode, reverse=True)
             waiting += [(place / entry, f"{name}/{entry}" if name else entry) for entry in entries]
         elif not _exists(place) or _is_new(place, seen):
             yield _describe(place, name)
+
+
+def _data_of(folder: Path, names: list[str]) -> list[str]:
+    """Those of a folder's files that are data: where Hugging Face `datasets` saved one, what its state.json names.
+
+    Such a folder may also hold cached results (cache-….arrow), which are no part of the data set.
+    """
+    if "state.json" in names and "dataset_info.json" in names:
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            return [os.path.basename(row["filename"]) for row in state["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return names  # state.json is then set aside like any unknown file, and every .arrow file is read
+    return [name for name in names if name != "dataset_dict.json"]
 
 
 def _describe(path: Path, name: str) -> SourceFile:
@@ -127,7 +145,7 @@ def _describe(path: Path, name: str) -> SourceFile:
     if compressed:
         suffixes.pop()
     kind = KINDS.get(suffixes[-1]) if suffixes else None
-    if kind is None or (kind == "pdf" and compressed):
+    if kind is None or (compressed and kind not in COMPRESSIBLE):
         return SourceFile(path, name, None, status.st_size, f"kind not read: {_kind_name(path)}")
     if status.st_size == 0:
         return SourceFile(path, name, kind, 0, "empty file")

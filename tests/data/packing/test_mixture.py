@@ -1,6 +1,7 @@
 """Mixtures: shares to within a row, batches that depend on their numbers only, and GPT-3's published table."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -14,7 +15,6 @@ from athanor.base.progress import SilentProgress
 from athanor.base.records import write_records
 from athanor.base.settings import parse_settings
 from athanor.data.packing.batches import IGNORED, Batches
-from athanor.data.packing.index import IndexSettings, index_documents
 from athanor.data.packing.interleave import Interleaving, Phase
 from athanor.data.packing.mixed import MixedBatches, Selection
 from athanor.data.packing.mixture import (
@@ -30,6 +30,7 @@ from athanor.data.packing.mixture import (
     shares_of,
     tempered,
 )
+from athanor.data.packing.order import ReadingOrder, keep_order
 from athanor.data.packing.pack import TokenFiles, TokenWriter
 from tests.data.conftest import RunStep
 
@@ -436,10 +437,41 @@ def make_folder(place):
     return place / "again"
 
 
-def test_a_mixture_is_not_indexed_yet(packed, run_step: RunStep):
-    mixture = run_step(mix_sources, MixSettings(), **{"sources.web": packed(0, [(30, "en")])})
-    with pytest.raises(AthanorError, match="SPEC L2"):
-        run_step(index_documents, IndexSettings(), shards=mixture)
+STEPS, CONTEXT, ROWS = 40, 16, 4
+
+
+@pytest.mark.parametrize("by", ["source", "language"])
+def test_the_order_kept_in_an_index_tells_the_steps_that_read_a_text(by, packed, run_step: RunStep, tmp_path):
+    """Every token of these corpora is its own number, so the truth is found by looking through all batches."""
+    web = packed(0, [(70, "en"), (500, "zh"), (90, None), (33, "en")])
+    books = packed(10**6, [(300, "en"), (40, "zh"), (20, "en")])
+    weights = {"web": 3, "books": 1} if by == "source" else {"en": 5, "zh": 1, "und": 0}
+    stages = [{"until": 0.5, "weights": weights}, {"until": 1.0, "weights": dict.fromkeys(weights, 1)}]
+    for changes in ({"weights": weights}, {"curriculum": stages}):
+        settings = parse_settings(MixSettings, {"by": by, **changes}, "mix")
+        mixture = run_step(mix_sources, settings, **{"sources.web": web, "sources.books": books})
+        folder = tmp_path / f"order of {len(changes)} {next(iter(changes))}"
+        keep_order(mixture, folder)
+        assert not list(folder.rglob("train-0*")), "the tokens themselves are not kept"
+        plan = {"steps": STEPS, "context": CONTEXT, "rows": ROWS, "seed": 5}
+        tuning = {"steps": 7, "context": CONTEXT, "rows": 3, "seed": 6, "document_rows": 2}
+        order = ReadingOrder(folder, {"pretrained": plan, "finetuned": tuning}, None)
+        batches = open_batches(mixture.path, CONTEXT, ROWS, 5, STEPS)
+        again = open_batches(mixture.path, CONTEXT, 2, 6)
+        read = [np.unique(batches.batch(step).ids_BT) for step in range(STEPS)]
+        reread = [np.unique(again.batch(step).ids_BT) for step in range(7)]
+        for name, artifact, first in (("web", web, 0), ("books", books, 10**6)):
+            starts = TokenFiles(artifact.path).starts_D
+            for number, (begin, end) in enumerate(itertools.pairwise(starts.tolist())):
+                for start, stop in ((0, end - begin), (3, 5), (11, 20)):
+                    wanted = np.arange(begin + start, begin + stop) + first
+                    wanted = wanted[wanted > 0]  # 0 is also the padding
+                    found = order.of_document(name, number, start, stop)
+                    assert found["pretrained"] == [n for n, ids in enumerate(read) if np.isin(wanted, ids).any()]
+                    assert found["finetuned"] == [n for n, ids in enumerate(reread) if np.isin(wanted, ids).any()]
+        assert order.measured()["pretrained"]["sources"].keys() == {
+            n for n, w in weights.items() if w or "curriculum" in changes
+        }
 
 
 def test_the_table_is_told(packed, run_step: RunStep, tmp_path):
