@@ -42,8 +42,7 @@ ENGLISH_SHARE = 0.12  # of the words; running English has 0.3 to 0.5, other Lati
 def guess_language(text: str) -> str:
     """'zh', 'ja', 'ko', 'en' or 'und'."""
     sample = text[:SAMPLE]
-    if not sample.isascii():
-        letters = len(LETTERS.findall(sample))
+    if EASTERN_RUN.search(sample):
         han, kana, hangul = (len(script.findall(sample)) for script in (HAN, KANA, HANGUL))
         # Two characters make about a word; a Chinese text about programs may hold many Latin words.
         eastern = (han + kana + hangul) / 2
@@ -52,10 +51,11 @@ def guess_language(text: str) -> str:
             if hangul > kana + han:
                 return "ko"
             return "ja" if kana > 0.05 * (kana + han) else "zh"
-        if len(OTHER_LETTERS.findall(sample)) > 0.05 * letters:
-            return "und"
+    others = 0 if sample.isascii() else len(OTHER_LETTERS.findall(sample))
+    if others and others > 0.05 * len(LETTERS.findall(sample)):
+        return "und"
     words = LATIN_WORD.findall(sample.lower())
-    known = sum(word in ENGLISH for word in words)
+    known = sum(map(ENGLISH.__contains__, words))
     return "en" if words and known >= ENGLISH_SHARE * len(words) else "und"
 
 

@@ -37,7 +37,7 @@ def mask_personal(text: str, code: bool = False) -> tuple[str, Counter[str]]:
     counts: Counter[str] = Counter()
     if "@" in text:
         text = _mask_mail(text, counts)
-    if not DIGITS.search(text):
+    if not NUMBERS.search(text):
         return text, counts
     text = _mask(CARD, "card", is_identity_card, text, counts)
     if code:
@@ -47,7 +47,7 @@ def mask_personal(text: str, code: bool = False) -> tuple[str, Counter[str]]:
     return _mask(ADDRESS, "ip", _is_public_address, text, counts), counts
 
 
-DIGITS = re.compile(r"\d{4}|\d\.\d{1,3}\.\d")  # nothing below can match without one of these
+NUMBERS = re.compile(r"\d{7}|\d{4}[ -]\d{4}|\d{3}[-.]\d{4}|\+[1-9]|\d\.\d{1,3}\.\d")  # each pattern above has one of these
 
 
 def _mask(pattern: re.Pattern[str], name: str, accepts: Callable[[str], bool], text: str, counts: Counter[str]) -> str:

@@ -1,5 +1,6 @@
 """What readers give: documents, and what they set aside; and what all readers of rows do with a row."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ from athanor.data.split import split_text
 
 TEXT_FIELDS = ("text", "content", "body")
 CONVERSATIONS = ("messages", "conversations")
-SURROGATES = range(0xD800, 0xE000)
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class ReadLimits(Settings):
@@ -63,7 +64,7 @@ def text_of_row(row: Mapping[str, Any], field: str) -> tuple[str, dict[str, Any]
         raise Unreadable(f"field {field} is not text")
     if not text.strip():
         raise Unreadable("empty text")
-    if not text.isascii() and any(ord(character) in SURROGATES for character in text):
+    if not text.isascii() and SURROGATES.search(text):
         raise Unreadable("half of a surrogate pair in the text")
     return text, {"url": row["url"]} if isinstance(row.get("url"), str) else {}
 
