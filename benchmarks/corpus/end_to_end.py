@@ -3,8 +3,8 @@
     python benchmarks/corpus/planted.py --texts FOLDER --out CORPUS
     python benchmarks/corpus/end_to_end.py --corpus CORPUS --work FOLDER [--datatrove-python PATH --peer-documents 6000]
 
-CORPUS holds en.jsonl and zh.jsonl. Ours are the recipe's own steps: read, clean (repair, language, published rules, personal
-data masked, exact and near copies, a part held out), pack, each with its artifact written and verified. datatrove's:
+CORPUS holds en.jsonl and zh.jsonl. Ours are the recipe's own steps: read, clean (repair, language, published rules,
+personal data masked, copies, a part held out), pack, each with its artifact written and verified. datatrove's:
 Gopher's repetition and quality, C4 and FineWeb rules, MinHash in four stages, tokens; it masks nothing and repairs
 nothing. Both use one tokenizer, trained before. PATH is a Python with datatrove, spacy, jieba, orjson, xxhash and
 tokenizers. Every run is a process of its own with one thread; CPU seconds, user and system, from the first import to

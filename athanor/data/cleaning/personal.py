@@ -47,7 +47,9 @@ def mask_personal(text: str, code: bool = False) -> tuple[str, Counter[str]]:
     return _mask(ADDRESS, "ip", _is_public_address, text, counts), counts
 
 
-NUMBERS = re.compile(r"\d{7}|\d{4}[ -]\d{4}|\d{3}[-.]\d{4}|\+[1-9]|\d\.\d{1,3}\.\d")  # each pattern above has one of these
+NUMBERS = re.compile(  # whatever a pattern of numbers above matches has one of these in it
+    r"\d{7}|\d{4}[ -]\d{4}|\d{3}[-.]\d{4}|\+[1-9]|\d\.\d{1,3}\.\d"
+)
 
 
 def _mask(pattern: re.Pattern[str], name: str, accepts: Callable[[str], bool], text: str, counts: Counter[str]) -> str:

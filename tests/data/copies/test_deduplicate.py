@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from athanor.data.copies.byteshingles import hash_runs
 from athanor.data.copies.deduplicate import NearCopyFinder, find_near_copies, in_batches, rank_by
-from athanor.data.copies.minhash import BandFile, BandMaker, chance_found, choose_bands
+from athanor.data.copies.minhash import BandFiles, BandMaker, chance_found, choose_bands
 from athanor.data.copies.shingles import find_words, jaccard, runs, shingles
 
 HAN = "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
@@ -243,10 +243,10 @@ def test_signatures_estimate_the_similarity(language, shortest, longest):
 
 def test_memory_per_document_is_what_is_stated(tmp_path):
     bands = choose_bands(0.7)[0]
-    with BandFile(tmp_path / "bands", bands) as file:
-        file.append(np.ones((1_000, bands), dtype=np.uint32))
-        file.band(0)
-        assert (tmp_path / "bands").stat().st_size == 128 * 1_000
+    with BandFiles(tmp_path, bands) as files:
+        files.append(np.ones((1_000, bands), dtype=np.uint32))
+        assert [len(keys) for _, keys in files.read(0)] == [1_000]
+    assert sum(path.stat().st_size for path in files.paths) == 128 * 1_000
     import tracemalloc
 
     texts = [f"{number} " * 8 for number in range(8_000)]

@@ -1,0 +1,125 @@
+"""What `clean` does to each document by itself: repaired, with its language, judged, masked and signed, piece by piece.
+
+The result depends on the piece alone, so any worker of `base.workers` may do it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import orjson
+
+from athanor.base.files import hash_bytes
+from athanor.base.records import encode_record
+from athanor.data.cleaning.facts import Facts
+from athanor.data.cleaning.filters import judge, judge_pages
+from athanor.data.cleaning.language import guess_language, language_of
+from athanor.data.cleaning.personal import mask_personal
+from athanor.data.cleaning.repair import repair_text
+from athanor.data.cleaning.settings import CleanSettings
+from athanor.data.copies.deduplicate import Signed, sign
+from athanor.data.document import Document
+from athanor.data.funnel import Funnel
+from athanor.data.lines import Piece
+
+STAGES = ("repair", "language", "quality")
+
+
+@dataclass
+class Improved:
+    """The documents of a piece that stay.
+
+    Attributes:
+        names: id and source of each.
+        lines: each as a line of JSON.
+        hashes: of their normalised texts.
+        languages: of each.
+        signed: their keys and sizes.
+        funnel: why the others do not.
+        masked: how often what was masked.
+        bytes_in: text that came in.
+    """
+
+    signed: Signed
+    names: list[tuple[str, str]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    funnel: Funnel = field(default_factory=lambda: Funnel(*STAGES))
+    masked: Counter[str] = field(default_factory=Counter)
+    bytes_in: int = 0
+
+
+def improver(settings: CleanSettings) -> Callable[[Piece], Improved]:
+    """`improve` with its settings, ready for workers."""
+    return partial(improve, settings)
+
+
+def improve(settings: CleanSettings, piece: Piece) -> Improved:
+    """The documents of a piece, improved."""
+    rows = piece.read(lambda data: [orjson.loads(line) for line in data.split(b"\n") if line])
+    documents = [Document.from_row(row) for row in rows]
+    funnel, masked = Funnel(*STAGES), Counter[str]()
+    better = list(_improved(documents, settings, funnel, masked))
+    texts = [document.text for document in better]
+    return Improved(
+        sign(texts, settings.copy_threshold, settings.copy_run),
+        names=[(document.id, document.source) for document in better],
+        lines=[encode_record(document.to_row()) for document in better],
+        hashes=[normalised_hash(text) for text in texts],
+        languages=[document.language or "und" for document in better],
+        funnel=funnel, masked=masked, bytes_in=sum(document.bytes for document in documents),
+    )  # fmt: skip
+
+
+def _improved(
+    documents: Iterable[Document], settings: CleanSettings, funnel: Funnel, masked: Counter[str]
+) -> Iterator[Document]:
+    repaired = [better for document in documents if (better := _repair(document, settings, funnel)) is not None]
+    stage = funnel["quality"]
+    for document, reason in zip(repaired, _reasons(repaired, settings), strict=True):
+        stage.enter(document.bytes)
+        if reason is not None:
+            stage.drop(reason, document.bytes, document.source, document.text)
+            continue
+        if settings.mask_personal_data:
+            text, counts = mask_personal(document.text, code=document.kind == "code")
+            masked.update(counts)
+            document = document.with_text(text)
+        stage.leave(document.bytes)
+        yield document
+
+
+def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Document | None:
+    """The document repaired, with its language; None when it is empty or of a language that is not wanted."""
+    size = document.bytes
+    stage = funnel["repair"]
+    stage.enter(size)
+    text = repair_text(document.text)
+    if not text:
+        stage.drop("nothing left after repair", size, document.source)
+        return None
+    language = document.language or (language_of if settings.tell == "many" else guess_language)(text)
+    document = replace(document, text=text, language=language)
+    size = document.bytes
+    stage.leave(size)
+    stage = funnel["language"]
+    stage.enter(size)
+    if settings.languages and language not in settings.languages:
+        stage.drop(f"language {language} not wanted (languages)", size, document.source, text)
+        return None
+    stage.leave(size)
+    return document
+
+
+def _reasons(documents: list[Document], settings: CleanSettings) -> list[str | None]:
+    """Why each document is dropped, None where it stays."""
+    if settings.rules == "published":
+        return judge_pages(documents, settings.published, settings.chinese, settings.filters)
+    return [judge(Facts(document), settings.filters) for document in documents]
+
+
+def normalised_hash(text: str) -> str:
+    """Hash of the text without regard to case and blanks: two documents with the same hash are exact copies."""
+    return hash_bytes(" ".join(text.lower().split()).encode())
