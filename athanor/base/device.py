@@ -85,10 +85,11 @@ def cpu_has_bf16() -> bool:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads (unset: as many as cores this process may use) and return their number."""
+    """Use `threads` CPU threads and return their number; unset: the cores this process may use, or of several
+    processes of one run on this machine (`torchrun` says how many) its share of them."""
     import torch
 
-    count = threads or usable_cores()
+    count = threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(count)
     quicken_float32()
     return count

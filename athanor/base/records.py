@@ -12,6 +12,7 @@ import zstandard
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
+from athanor.base.zstd import open_zstd
 
 ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes a new encoder for every row: a quarter slower
 COMPRESSION_LEVEL = 3  # ten times faster than 10 at 8 % more bytes on source code
@@ -24,8 +25,7 @@ def open_text(path: Path, mode: str = "r") -> IO[str]:
     if path.suffix != ".zst":
         return open(path, mode, encoding="utf-8", newline="\n")
     if mode == "r":
-        raw = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
-        return io.TextIOWrapper(raw, encoding="utf-8", newline="\n")
+        return io.TextIOWrapper(open_zstd(open(path, "rb")), encoding="utf-8", newline="\n")
     return io.TextIOWrapper(open_compressed(path), encoding="utf-8", newline="\n")
 
 

@@ -9,11 +9,16 @@ from athanor.base.errors import EXIT_STOPPED_BY_USER, Stopped
 
 
 class StopRequest:
-    """Remembers that a stop was asked for; long work looks at it between two units of work."""
+    """Remembers that a stop was asked for; long work looks at it between two units of work.
 
-    def __init__(self) -> None:
+    Args:
+        quiet: another process tells the user.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
         self.asked = False
         self.by_system = False
+        self.quiet = quiet
 
     def listen(self) -> "StopRequest":
         """Install the signal handlers (main thread only) and return self."""
@@ -32,4 +37,5 @@ class StopRequest:
         if not self.asked:
             self.by_system = number == signal.SIGTERM
         self.asked = True
-        os.write(sys.stderr.fileno(), "\nsaving and stopping · 正在保存 … (Ctrl-C again: stop now)\n".encode())
+        if not self.quiet:
+            os.write(sys.stderr.fileno(), "\nsaving and stopping · 正在保存 … (Ctrl-C again: stop now)\n".encode())

@@ -4,7 +4,7 @@ Shapes: L lines of a block, D documents among them (lines that are not empty).
 """
 
 import gzip
-import io
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from athanor.base import native
 from athanor.base.errors import AthanorError
 from athanor.base.textblock import TextBlock
+from athanor.base.zstd import open_zstd
 
 COMPRESSED = (".gz", ".zst")
 BLOCK = 1 << 19  # bytes of a file read and worked on at once: their arrays stay in the cache
@@ -64,8 +65,7 @@ def as_list(texts: Texts) -> list[str]:
 def open_bytes(path: Path) -> IO[bytes]:
     """Open a file to read, decompressing by its suffix."""
     if path.suffix == ".zst":
-        raw = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), read_across_frames=True, closefd=True)
-        return io.BufferedReader(raw, BLOCK)  # type: ignore[arg-type]
+        return open_zstd(open(path, "rb"))
     if path.suffix == ".gz":
         return gzip.open(path)  # type: ignore[return-value]
     return open(path, "rb")
@@ -112,7 +112,20 @@ class Piece:
 
 
 def whole_lines(path: Path) -> Iterator[Piece]:
-    """A file in pieces of about 512 kB, cut behind line feeds; one is added where the last is missing."""
+    """A file in pieces of about 512 kB, cut behind line feeds; one is added where the last is missing.
+
+    Raises:
+        AthanorError: the file is compressed, and broken or cut short.
+    """
+    try:
+        yield from _whole_lines(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as problem:
+        raise AthanorError(
+            f"{path} is broken or was cut short ({problem})", fix="make it again, or copy it again"
+        ) from None
+
+
+def _whole_lines(path: Path) -> Iterator[Piece]:
     begun: list[bytes] = []  # of a line whose end was not read yet
     before = 0
     with open_bytes(path) as file:

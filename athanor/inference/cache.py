@@ -3,6 +3,8 @@
 Shape letters: B rows, T new positions, S positions so far, K key/value heads, H width of a head.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -80,3 +82,9 @@ class KeyValueCache:
         self.reserve(count)
         for mine, theirs in zip(self.kv, other.kv, strict=True):
             mine[:, row, :, :count] = theirs[:, source, :, :count]
+
+    def rearrange(self, order: Sequence[int]) -> None:
+        """From now on the rows are these of the old ones, any of them again or not at all."""
+        rows = torch.tensor(order, device=self.device)
+        self.kv = [old[:, rows] for old in self.kv]
+        self.rows = len(order)

@@ -24,6 +24,7 @@ from athanor.base.tables import duration, size
 from athanor.base.words import say
 from athanor.recipes.code import code_version
 from athanor.recipes.dial import Choice, choose
+from athanor.recipes.processes import Job, run_job
 from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.steps import Step, step_named
 from athanor.store.artifact import RESUME, Artifact, Store, artifact_name
@@ -122,10 +123,12 @@ def make_artifact(
     with _locked(store, planned.artifact):
         folder = store.workplace(planned.artifact)
         empty_folder(folder, keep=RESUME)
-        parents = {role: store.get(name) for role, name in planned.parents.items()}
         clock = time.monotonic()
         try:
-            measurements = planned.step.load()(planned.settings, parents, folder, progress)
+            job = Job(
+                planned.do, planned.name, planned.settings, planned.parents, store.root.resolve(), folder.resolve()
+            )
+            measurements = run_job(job, progress)
         except (AthanorError, OSError) as problem:
             _tidy(folder)
             raise explain_disk_error(problem, folder) if isinstance(problem, OSError) else problem from None
@@ -158,7 +161,7 @@ def _record(planned: PlannedStep, measurements: dict[str, Any], seconds: float) 
         "version": athanor.__version__,
         "machine": machine(),
         "volatile": planned.step.volatile,
-        "measurements": {**measurements, "seconds": round(seconds, 3), "peak_memory": peak_memory()},
+        "measurements": {"peak_memory": peak_memory(), **measurements, "seconds": round(seconds, 3)},
     }
 
 

@@ -3,16 +3,7 @@
 A suffix array per shard, on disk and memory-mapped (Manber and Myers 1993, "Suffix arrays: a new method for on-line
 string searches"). Matching is verbatim over UTF-8 bytes: no case folding, no Unicode normalisation, no trimming.
 Spans begin and end between characters and never cross a document: every document ends with the byte 0xFF, which no
-UTF-8 text contains.
-
-Files of an index (all numbers little-endian):
-
-    index.json        version, number of shards, documents and bytes, the longest query
-    names             the documents' names, UTF-8, one after another;  name_ends: u64 per document
-    pieces            7 u64 per piece (see PIECE), in document order; a document longer than a shard has several
-    00000.text        the shard's documents, each followed by 0xFF
-    00000.suffixes    u32 per character: where the character starts in the text, sorted by what follows it
-    00000.prefixes    65,537 u32: the first suffix whose two leading bytes are at least this number
+UTF-8 text contains. The files: `index_files`; building: `index_build`.
 
 The results do not depend on how the documents were cut into shards: a piece of a long document is stored with the
 `longest_query` bytes that follow it, so that a match which begins in it is seen whole.
@@ -20,25 +11,17 @@ The results do not depend on how the documents were cut into shards: a piece of 
 
 import bisect
 import codecs
-import mmap
 import sys
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import explain_disk_error, read_json, write_json
-from athanor.base.progress import Progress, SilentProgress
+from athanor.base.files import read_json
+from athanor.store.index_files import PAGE_BITS, PIECE, VERSION, CheckedFile, count_characters, encode, read_small
 
-VERSION = 1
-SEPARATOR = 0xFF
-SHARD_BYTES = 64 << 20  # building takes about 9 bytes of memory per byte of a shard
-LONGEST_QUERY = 256 << 10
-PIECE = ("document", "start", "length", "shard", "place", "characters", "lines")  # lines, characters: before the piece
 FIRST_COMPARED = 32  # bytes; most comparisons end within them
 SORTED_AT_ONCE = 1 << 22  # suffixes
 
@@ -67,177 +50,14 @@ class Span:
     occurrences: tuple[Occurrence, ...]
 
 
-def encode(text: str) -> bytes:
-    """UTF-8; half of a surrogate pair, which JSON can carry, is kept instead of refused."""
-    return text.encode("utf-8", "surrogatepass")
-
-
 def decode_whole_characters(data: bytes) -> str:
     """The text of `data` without the broken characters that a cut left at both ends."""
     begin = next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
     return codecs.getincrementaldecoder("utf-8")("surrogatepass").decode(data[begin:])
 
 
-# ---------------------------------------------------------------------------------------------------- building
-
-
-def build_index(
-    folder: Path,
-    documents: Iterable[tuple[str, str]],
-    progress: Progress | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    longest_query: int = LONGEST_QUERY,
-) -> dict[str, Any]:
-    """Index (name, text) pairs in the empty `folder`; the same documents give the same bytes.
-
-    Args:
-        shard_bytes: text per suffix array; building peaks at about 9 times as much memory, larger shards answer faster.
-        longest_query: bytes; longer queries are refused by `DocumentIndex`.
-    Returns:
-        documents, bytes, shards, characters.
-    Raises:
-        AthanorError: a setting out of range, a full disk, or the sorting library is missing.
-    """
-    if not 1 <= shard_bytes <= 1 << 30 or not 1 <= longest_query <= 1 << 24:
-        raise AthanorError(
-            f"shard_bytes={shard_bytes}, longest_query={longest_query} cannot be used for a document index",
-            allowed="shard_bytes 1 to 1,073,741,824 and longest_query 1 to 16,777,216",
-        )
-    builder = _Builder(Path(folder), shard_bytes, longest_query, progress or SilentProgress())
-    builder.progress.start("document index", unit="B")
-    try:
-        for name, text in documents:
-            builder.add(name, encode(text))
-        figures = builder.finish()
-    except OSError as problem:
-        raise explain_disk_error(problem, Path(folder)) from problem
-    builder.progress.finish()
-    return figures
-
-
-class _Builder:
-    """Collects documents until a shard is full, sorts it, writes it, begins the next."""
-
-    def __init__(self, folder: Path, shard_bytes: int, longest_query: int, progress: Progress):
-        self.folder, self.shard_bytes, self.longest_query, self.progress = folder, shard_bytes, longest_query, progress
-        self.text = bytearray()
-        self.owned: list[tuple[int, int]] = []  # stretches of the text whose suffixes belong to this shard
-        self.names, self.name_ends, self.pieces = bytearray(), array("Q"), array("Q")
-        self.shards = self.documents = self.bytes = self.characters = 0
-
-    def add(self, name: str, data: bytes) -> None:
-        self.names += encode(name)
-        self.name_ends.append(len(self.names))
-        if len(self.text) + len(data) > self.shard_bytes:
-            self.flush()
-        characters = lines = 0
-        for start, stop in self._cuts(data):
-            self._add_piece(data, start, stop, characters, lines)
-            lines += data.count(b"\n", start, stop)
-            characters += _count_characters(data, start, stop)
-        self.documents += 1
-        self.bytes += len(data)
-        self.progress.advance(len(data))
-
-    def _cuts(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Pieces of at most `shard_bytes`, cut between characters; one piece for all but giant documents."""
-        start = 0
-        while start < len(data):
-            stop = min(start + self.shard_bytes, len(data))
-            while stop < len(data) and stop > start and data[stop] & 0xC0 == 0x80:
-                stop -= 1
-            if stop == start:  # a shard smaller than one character: take the whole character
-                stop += 1
-                while stop < len(data) and data[stop] & 0xC0 == 0x80:
-                    stop += 1
-            yield start, stop
-            start = stop
-
-    def _add_piece(self, data: bytes, start: int, stop: int, characters: int, lines: int) -> None:
-        place = len(self.text)
-        self.pieces.extend((self.documents, start, stop - start, self.shards, place, characters, lines))
-        self.owned.append((place, place + stop - start))
-        self.text += data[start : stop + self.longest_query]
-        self.text.append(SEPARATOR)
-        if stop - start >= self.shard_bytes or stop < len(data):
-            self.flush()
-
-    def flush(self) -> None:
-        """Sort the collected text and write its three files."""
-        if not self.text:
-            return
-        text = np.frombuffer(self.text, dtype=np.uint8)
-        self.text = bytearray()  # the array keeps the old one
-        wanted = np.zeros(len(text), dtype=bool)
-        for start, stop in self.owned:
-            wanted[start:stop] = text[start:stop] & 0xC0 != 0x80  # only suffixes that begin with a character
-        self.owned.clear()
-        stem = str(self.folder / f"{self.shards:05d}")
-        text.tofile(f"{stem}.text")
-        counts = _write_suffixes(f"{stem}.suffixes", text, wanted, _sort_suffixes(text))
-        prefixes = np.zeros(65_537, dtype="<u4")
-        prefixes[1:] = np.cumsum(counts)
-        prefixes.tofile(f"{stem}.prefixes")
-        self.characters += int(counts.sum())
-        self.shards += 1
-        self.progress.check()
-
-    def finish(self) -> dict[str, Any]:
-        self.flush()
-        (self.folder / "names").write_bytes(self.names)
-        np.array(self.name_ends, dtype="<u8").tofile(self.folder / "name_ends")
-        np.array(self.pieces, dtype="<u8").tofile(self.folder / "pieces")
-        figures = {
-            "documents": self.documents, "bytes": self.bytes, "characters": self.characters, "shards": self.shards,
-        }  # fmt: skip
-        write_json(self.folder / "index.json", {"version": VERSION, "longest_query": self.longest_query, **figures})
-        return figures
-
-
-def _count_characters(data: bytes, start: int, stop: int) -> int:
-    """Characters in `data[start:stop]`: the bytes that do not continue one."""
-    total = 0
-    for begin in range(start, stop, 1 << 20):
-        block = np.frombuffer(data, dtype=np.uint8, count=min(stop - begin, 1 << 20), offset=begin)
-        total += int(np.count_nonzero(block & 0xC0 != 0x80))
-    return total
-
-
-def _sort_suffixes(text: np.ndarray) -> np.ndarray:
-    """Starts of all suffixes of `text` in lexicographic order, int32.
-
-    libdivsufsort (Mori 2005) is C, reached through ctypes: 22 MB of source text per second on 4 MB, 31 times as fast as
-    prefix doubling in numpy, the pure alternative. A whole build ran at 10.6 MB/s (349 MB, 64 MiB shards, one core).
-    """
-    try:
-        from pydivsufsort import divsufsort
-    except ImportError:
-        raise AthanorError(
-            "the document index needs the suffix sorter pydivsufsort, which is not installed",
-            fix="pip install pydivsufsort",
-        ) from None
-    return divsufsort(text)
-
-
-def _write_suffixes(path: str, text: np.ndarray, wanted: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Write the wanted suffixes in order; count them by their two leading bytes (shape 65,536)."""
-    counts = np.zeros(65_536, dtype=np.int64)
-    last = len(text) - 1  # the separator: every wanted suffix has a byte after its first
-    with open(path, "wb") as file:
-        for begin in range(0, len(order), SORTED_AT_ONCE):
-            some = order[begin : begin + SORTED_AT_ONCE]
-            some = some[wanted[some]]
-            file.write(some.astype("<u4").tobytes())
-            leading = text[some].astype(np.int64) * 256 + text[np.minimum(some + 1, last)]
-            counts += np.bincount(leading, minlength=65_536)
-    return counts
-
-
-# ---------------------------------------------------------------------------------------------------- searching
-
-
 class DocumentIndex:
-    """An index opened for reading: nothing is loaded, the system maps the pages that a query touches.
+    """An index opened for reading: the system maps the pages that a query touches, and each is checked the first time.
 
     Raises:
         AthanorError: the folder holds no index, another version, or damaged files.
@@ -251,11 +71,12 @@ class DocumentIndex:
         if not isinstance(record, dict) or record.get("version") != VERSION or sys.byteorder != "little":
             raise AthanorError(f"{self.folder} is not a document index of version {VERSION}", fix="build it again")
         self.documents, self.bytes, self.longest_query = record["documents"], record["bytes"], record["longest_query"]
-        self.names = _map(self.folder / "names")
-        self.name_ends = memoryview(_map(self.folder / "name_ends", 8 * self.documents)).cast("Q")
-        pieces = memoryview(_map(self.folder / "pieces"))
+        checks = record["checks"]
+        self.names = CheckedFile(self.folder / "names", checks["names"])
+        self.name_ends = memoryview(read_small(self.folder / "name_ends", checks["name_ends"][1])).cast("Q")
+        pieces = read_small(self.folder / "pieces", checks["pieces"][1])
         self.pieces = np.frombuffer(pieces, dtype="<u8").reshape(-1, len(PIECE)).astype(np.int64, copy=False)
-        self.shards = [_Shard(self.folder / f"{number:05d}") for number in range(record["shards"])]
+        self.shards = [_Shard(self.folder / f"{number:05d}", checks) for number in range(record["shards"])]
         shard_of_piece = self.pieces[:, PIECE.index("shard")]
         self.first_piece = np.searchsorted(shard_of_piece, np.arange(len(self.shards) + 1))
 
@@ -297,7 +118,7 @@ class DocumentIndex:
     def name(self, number: int) -> str:
         """The name of a document."""
         start = self.name_ends[number - 1] if number else 0
-        return self.names[start : self.name_ends[number]].decode("utf-8", "surrogatepass")
+        return self.names.read(start, self.name_ends[number]).decode("utf-8", "surrogatepass")
 
     def read(self, number: int, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of a document, as far as it reaches."""
@@ -307,7 +128,7 @@ class DocumentIndex:
             _, begin, length, shard, place, _, _ = (int(value) for value in self.pieces[row])
             low, high = max(start, begin), min(stop, begin + length)
             if low < high:
-                parts.append(self.shards[shard].text[place + low - begin : place + high - begin])
+                parts.append(self.shards[shard].text.read(place + low - begin, place + high - begin))
             row += 1
         return b"".join(parts)
 
@@ -369,9 +190,9 @@ class DocumentIndex:
         number, start, _, _, piece_place, characters, lines = (int(value) for value in row)
         text = self.shards[shard].text
         for begin in range(piece_place, place, 1 << 20):
-            block = text[begin : min(begin + (1 << 20), place)]
+            block = text.read(begin, min(begin + (1 << 20), place))
             lines += block.count(b"\n")
-            characters += _count_characters(block, 0, len(block))
+            characters += count_characters(block, 0, len(block))
         offset = start + place - piece_place
         before = decode_whole_characters(self.read(number, max(0, offset - 4 * context), offset))
         after = decode_whole_characters(self.read(number, offset + length, offset + length + 4 * context))
@@ -379,25 +200,21 @@ class DocumentIndex:
         return Occurrence(self.name(number), number, offset, characters, lines + 1, before, after[:context])
 
 
-def _map(path: Path, size: int | None = None) -> Any:
-    """A read-only memory map; `size` in bytes is checked."""
-    if not path.is_file() or (size is not None and path.stat().st_size != size):
-        raise AthanorError(f"{path} is missing or has the wrong size", fix="the index is damaged: build it again")
-    if path.stat().st_size == 0:
-        return b""  # the system maps no empty files
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
 class _Shard:
     """One suffix array and its text. Queries are bytes; a stretch of them is given by start and stop, never copied."""
 
-    def __init__(self, stem: Path):
-        self.text = _map(stem.with_suffix(".text"))
-        self.suffixes = memoryview(_map(stem.with_suffix(".suffixes"))).cast("I")
-        self.prefixes = memoryview(_map(stem.with_suffix(".prefixes"), 4 * 65_537)).cast("I")
-        if self.prefixes[65_536] != len(self.suffixes):
-            raise AthanorError(f"{stem}.suffixes is cut off", fix="the index is damaged: build it again")
+    def __init__(self, stem: Path, checks: Mapping[str, Sequence[int]]):
+        text, suffixes, prefixes = (stem.with_suffix(ending) for ending in (".text", ".suffixes", ".prefixes"))
+        self.text = CheckedFile(text, checks[text.name])
+        self._suffixes = CheckedFile(suffixes, checks[suffixes.name])
+        self._places, self._seen = memoryview(self._suffixes.data).cast("I"), self._suffixes.seen
+        self.prefixes = memoryview(read_small(prefixes, checks[prefixes.name][1])).cast("I")
+
+    def suffix(self, number: int) -> int:
+        """Where the suffix that is `number`-th in order begins in the text."""
+        if not self._seen[number >> PAGE_BITS - 2]:
+            self._suffixes.check(4 * number, 4 * number + 4)
+        return self._places[number]
 
     def find(self, query: bytes, start: int, stop: int) -> tuple[int, int]:
         """Range of the suffixes that begin with `query[start:stop]`; (0, 0) for an empty stretch."""
@@ -411,7 +228,8 @@ class _Shard:
         """The `wanted` smallest places in the text among the suffixes `low` to `high`, ascending."""
         kept = np.empty(0, dtype=np.uint32)
         for begin in range(low, high, SORTED_AT_ONCE):
-            block = np.frombuffer(self.suffixes[begin : min(begin + SORTED_AT_ONCE, high)], dtype="<u4")
+            end = min(begin + SORTED_AT_ONCE, high)
+            block = np.frombuffer(self._suffixes.read(4 * begin, 4 * end), dtype="<u4")
             kept = np.concatenate((kept, block))
             kept = np.sort(np.partition(kept, wanted - 1)[:wanted] if len(kept) > wanted else kept)
         return [int(place) for place in kept]
@@ -420,7 +238,7 @@ class _Shard:
         """Whether the stretch `query[start:stop]`, not empty, begins a suffix of this shard."""
         low, high = self._bucket(query, start, stop)
         place = self._bound(query, start, stop, low, high, after=False)
-        return place < high and self._compare(query, start, stop, self.suffixes[place], 0)[0] == 0
+        return place < high and self._compare(query, start, stop, self.suffix(place), 0)[0] == 0
 
     def longest_prefix(self, query: bytes, start: int) -> int:
         """Length of the longest beginning of `query[start:]` that occurs here, in bytes."""
@@ -429,7 +247,7 @@ class _Shard:
             low, high = self._bucket(query, start, start + 1)
             return int(low < high)
         place = self._bound(query, start, len(query), low, high, after=False)
-        neighbours = [self.suffixes[near] for near in (place - 1, place) if low <= near < high]
+        neighbours = [self.suffix(near) for near in (place - 1, place) if low <= near < high]
         return max(self._common(query, start, near) for near in neighbours)
 
     def _bucket(self, query: bytes, start: int, stop: int) -> tuple[int, int]:
@@ -447,7 +265,7 @@ class _Shard:
         known_low = known_high = 0
         while low < high:
             middle = (low + high) // 2
-            order, known = self._compare(query, start, stop, self.suffixes[middle], min(known_low, known_high))
+            order, known = self._compare(query, start, stop, self.suffix(middle), min(known_low, known_high))
             if order < 0 or (after and order == 0):
                 low, known_low = middle + 1, known
             else:
@@ -459,7 +277,7 @@ class _Shard:
         text, size, length = self.text, FIRST_COMPARED, stop - start
         while known < length:
             end = min(known + size, length)
-            wanted, given = query[start + known : start + end], text[place + known : place + end]
+            wanted, given = query[start + known : start + end], text.read(place + known, place + end)
             if given != wanted:
                 return (-1 if given < wanted else 1), known
             known, size = end, size * 8
@@ -469,7 +287,7 @@ class _Shard:
         """How many bytes `query[start:]` and the suffix at `place` share at their beginning."""
         known, size = 0, FIRST_COMPARED
         while wanted := query[start + known : start + known + size]:
-            given = self.text[place + known : place + known + len(wanted)]
+            given = self.text.read(place + known, place + known + len(wanted))
             if given == wanted:
                 known, size = known + len(wanted), size * 8
             elif size == FIRST_COMPARED:

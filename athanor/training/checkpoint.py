@@ -115,6 +115,10 @@ class Checkpoints:
             path.rename(aside)
         return None
 
+    def at(self, step: int) -> Found:
+        """The checkpoint of a step that was found whole by another process."""
+        return read_checkpoint(self.folder / f"step-{step:08d}")
+
     def best(self) -> Found | None:
         """The checkpoint that was best, or none when it is damaged or was never written."""
         path = self.folder / (self._named(BEST) or "none")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from athanor.base.errors import Stopped
 from athanor.base.progress import Progress
+from athanor.training.engines.choose import open_engine
 from athanor.training.engines.engine import Engine
 from athanor.training.guard import finite, stop_with_report
 from athanor.training.history import Row
@@ -33,13 +34,14 @@ def train(
 
     Args:
         work: folder of checkpoints, the live metrics and the report of a run that could not go on.
-        engine: how the run spreads over processes; None: one process.
+        engine: how the run spreads over processes; None: as the settings say.
 
     Raises:
+        PartDone: in every process but the first, once all are done; the first holds the model.
         Stopped: asked to stop; the state was saved first.
         AthanorError: the loss stayed no number after going back.
     """
-    run = Run(model, objective, settings, work, progress, engine or Engine())
+    run = Run(model, objective, settings, work, progress, engine or open_engine(settings.engine))
     run.restore()
     progress.start(label, settings.steps * objective.tokens, "tok", done=run.step * objective.tokens)
     while run.step < settings.steps:
@@ -83,7 +85,7 @@ def learn(run: Run) -> Row:
         return {**row, "skipped": "left out"}
     total, scored, parts = gradients(run)
     loss, scale = total / max(1, scored), 1 / max(1, scored)
-    norm = run.optimizer.norm(scale, run.engine.norm)
+    norm = run.optimizer.norm(scale)
     if not finite(loss, norm):
         run.optimizer.forget()
         return {**row, "scored": scored, "skipped": "no number"}
@@ -101,8 +103,9 @@ def gradients(run: Run) -> tuple[float, int, dict[str, float]]:
     for piece in range(pieces):
         share = engine.rank * pieces + piece
         torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
-        loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
-        engine.backward(loss.total, last=piece == pieces - 1)
+        with engine.piece(last=piece == pieces - 1):
+            loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
+            loss.total.backward()
         run.optimizer.collect()
         flat = [loss.total.detach(), loss.count, *(number for pair in loss.parts.values() for number in pair)]
         sums.append(torch.stack([number.double() for number in flat]))

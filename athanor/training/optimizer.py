@@ -5,11 +5,14 @@ Hutter 2019) takes the rest: embeddings, heads, norms and biases.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from athanor.training.divided_muon import DividedMuon
+from athanor.training.engines.engine import Engine
 
 OptimizerName = Literal["adamw", "muon"]
 
@@ -22,21 +25,36 @@ class MasterOptimizer:
 
     Args:
         model: the weights that learn are those that require a gradient now.
+        engine: says which part of each weight this process holds; None: all of it.
+
+    Attributes:
+        held: these parts, in the model's number type and its memory.
     """
 
-    def __init__(self, model: nn.Module, name: OptimizerName, betas: tuple[float, float], weight_decay: float):
+    def __init__(
+        self,
+        model: nn.Module,
+        name: OptimizerName,
+        betas: tuple[float, float],
+        weight_decay: float,
+        engine: Engine | None = None,
+    ):
+        self.engine = engine or Engine()
         learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
-        self.masters = [_master(weight) for weight in self.weights]
+        self.held = [self.engine.local(weight) for weight in self.weights]
+        self.masters = [_master(part) for part in self.held]
         muon = {name for name, weight in learning if weight.dim() == 2 and name.startswith("trunk.")}
         muon = muon if name == "muon" else set()
         pairs = list(zip(self.names, self.masters, strict=True))
         self.optimizers: list[torch.optim.Optimizer] = []
-        if chosen := [master for name, master in pairs if name in muon]:
+        if chosen := {name: master for name, master in pairs if name in muon}:
             # The update is scaled to the root mean square of AdamW's, so that both share one learning rate
             # (Moonlight, Liu et al. 2025, section 2.2: 0.2 sqrt(max(rows, columns))).
             self.optimizers.append(
-                torch.optim.Muon(chosen, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw", nesterov=True)
+                torch.optim.Muon(list(chosen.values()), weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+                if self.engine.places == 1
+                else DividedMuon(chosen, weight_decay, self.engine)
             )
         others = [master for name, master in pairs if name not in muon]
         groups = [
@@ -53,7 +71,7 @@ class MasterOptimizer:
             if weight.grad is None:
                 master.grad = torch.zeros_like(master) if master.grad is None else master.grad
             elif master is not weight:
-                gradient = weight.grad.float()
+                gradient = self.engine.local(weight.grad).float()
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 weight.grad = None
 
@@ -62,9 +80,11 @@ class MasterOptimizer:
         for tensor in (*self.masters, *self.weights):
             tensor.grad = None
 
-    def norm(self, scale: float, of: Callable[[Iterable[Tensor]], Tensor] = torch.nn.utils.get_total_norm) -> float:
+    def norm(self, scale: float) -> float:
         """Length of the collected gradient times `scale`."""
-        return float(of([master.grad for master in self.masters if master.grad is not None])) * scale
+        gradients = [master.grad for master in self.masters]
+        assert all(gradient is not None for gradient in gradients), "collect comes first"
+        return float(self.engine.norm(self.names, gradients)) * scale
 
     @torch.no_grad()
     def update(self, learning_rate: float, scale: float) -> None:
@@ -80,9 +100,9 @@ class MasterOptimizer:
     @torch.no_grad()
     def write_back(self) -> None:
         """Give the masters to the model, in its number type."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            if master is not weight:
-                weight.copy_(master)
+        for master, part in zip(self.masters, self.held, strict=True):
+            if master.dtype != part.dtype:
+                part.copy_(master)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that must be saved to go on exactly: master weights and the optimisers' moments, by name."""
@@ -113,5 +133,7 @@ class MasterOptimizer:
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon call what they keep
 
 
-def _master(weight: nn.Parameter) -> nn.Parameter:
-    return weight if weight.dtype == torch.float32 else nn.Parameter(weight.detach().float())
+def _master(part: Tensor) -> nn.Parameter:
+    return (
+        part if isinstance(part, nn.Parameter) and part.dtype == torch.float32 else nn.Parameter(part.detach().float())
+    )

@@ -9,7 +9,7 @@ from torch import nn
 from athanor.base.progress import Progress
 from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
-from athanor.training.engines.engine import Engine
+from athanor.training.engines.engine import Engine, PartDone
 from athanor.training.guard import Guard
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
@@ -38,7 +38,7 @@ class Run:
         self.objective, self.settings, self.work = objective, settings, work
         self.progress, self.engine, self.model = progress, engine, model
         self.module = engine.wrap(Scored(model, objective.loss))
-        self.optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay)
+        self.optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay, engine)
         names, masters = self.optimizer.names, self.optimizer.masters
         self.average = None if settings.average is None else Average(names, masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
@@ -52,8 +52,11 @@ class Run:
         tensors = dict(self.optimizer.tensors())
         if self.average is not None:
             tensors |= dict(self.average.tensors())
+        tensors = {name: self.engine.whole(owner_of(name), part) for name, part in tensors.items()}
         best = self.settings.keep_best and bool(self.history.rows) and self.best()
-        self.checkpoints.save(self.step, tensors, {"guard": self.guard.state()}, self.history.lines(), best)
+        if self.engine.first:
+            self.checkpoints.save(self.step, tensors, {"guard": self.guard.state()}, self.history.lines(), best)
+        self.engine.agreed(self.step)  # nobody goes on, or leaves, before it is written
         self.saved = time.monotonic()
 
     def restore(self) -> None:
@@ -81,14 +84,15 @@ class Run:
 
     def watch(self) -> Row:
         """Figures on held-out data and samples, of the averaged weights where there are some."""
-        weights = self.optimizer.weights
+        weights = self.optimizer.held
         kept = [] if self.average is None else [weight.detach().clone() for weight in weights]
         if self.average is not None:
             self.average.put_into(weights)
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.engine.looking():
             watched = {} if self.objective.watch is None else {"watched": dict(self.objective.watch(self.model))}
             samples = {} if self.objective.samples is None else {"samples": list(self.objective.samples(self.model))}
+        with torch.no_grad():
             for weight, value in zip(weights, kept, strict=False):
                 weight.copy_(value)
         self.model.train()
@@ -100,7 +104,11 @@ class Run:
         return "watched" in self.history.rows[-1] and figures[-1] == min(figures)
 
     def finish(self) -> list[Row]:
-        """The rows; the model holds the averaged weights where they were asked for."""
+        """The rows; the model holds the averaged weights where they were asked for.
+
+        Raises:
+            PartDone: this is not the first process.
+        """
         rows = self.history.rows
         if self.settings.keep_best and not self.best():
             best = self.checkpoints.best()
@@ -110,17 +118,22 @@ class Run:
                 self._take(best)
                 self.progress.note(f"  held-out data was foretold best after {best.step} steps: these are its weights")
         if self.average is not None:
-            self.average.put_into(self.optimizer.weights)
+            self.average.put_into(self.optimizer.held)
+        self.engine.restore(self.model)
+        if not self.engine.first:
+            raise PartDone
         if self.show is not None:
             self.show.close()
         return rows
 
     def _load(self, before: int | None = None) -> bool:
-        found = self.checkpoints.load(before)
+        found = self.checkpoints.load(before) if self.engine.first else None
         for complaint in self.checkpoints.complaints:
             self.progress.note(f"  {complaint}")
-        if found is None:
+        step = self.engine.agreed(None if found is None else found.step)
+        if step is None:
             return False
+        found = found or self.checkpoints.at(step)
         self._take(found)
         self.step = found.step
         self.guard = Guard(self.settings.on_spike, found.state["guard"])
@@ -128,6 +141,12 @@ class Run:
         return True
 
     def _take(self, found: Found) -> None:
-        self.optimizer.load(found.tensors)
+        tensors = {name: self.engine.part(owner_of(name), whole) for name, whole in found.tensors.items()}
+        self.optimizer.load(tensors)
         if self.average is not None:
-            self.average.load(found.tensors)
+            self.average.load(tensors)
+
+
+def owner_of(name: str) -> str:
+    """The weight that a tensor of a checkpoint goes with: of 'exp_avg.trunk.norm.weight' it is 'trunk.norm.weight'."""
+    return name.partition(".")[2]

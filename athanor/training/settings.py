@@ -5,6 +5,7 @@ from typing import Literal
 import pydantic
 
 from athanor.base.settings import Settings
+from athanor.training.engines.choose import EngineName
 from athanor.training.optimizer import OptimizerName
 from athanor.training.schedule import Shape
 from athanor.training.trackers import TrackerName
@@ -49,12 +50,23 @@ class LoopSettings(Settings):
     """End with the weights that did best on held-out data, not with the last ones; needs watch_every."""
     seed: int = pydantic.Field(default=1, ge=0)
     # `exclude`: what changes no result is no part of an artifact's name
+    engine: EngineName = pydantic.Field(default="single", exclude=True)
+    """How training spreads: one process; ddp: the whole model in each; fsdp2: weights divided; tensor: layers divided.
+    The result is the same within rounding, and a checkpoint of one goes on in any other."""
+    processes: int = pydantic.Field(default=1, ge=1, exclude=True)
+    """Processes that are started on this machine; under torchrun it says how many."""
     checkpoint_seconds: float = pydantic.Field(default=15.0, ge=0, exclude=True)
     """Time between two checkpoints for resuming."""
     keep_checkpoints: int = pydantic.Field(default=2, ge=1, exclude=True)
     """Newest checkpoints kept for resuming."""
     tracker: TrackerName = pydantic.Field(default="none", exclude=True)
     """Show the curves in tensorboard, mlflow or wandb as well."""
+
+    @pydantic.model_validator(mode="after")
+    def _spreads(self) -> "LoopSettings":
+        if self.processes > 1 and self.engine == "single":
+            raise ValueError(f"processes={self.processes} needs an engine that spreads: engine=ddp, fsdp2 or tensor")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _looks(self) -> "LoopSettings":

@@ -32,6 +32,7 @@ def command(
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
     from athanor.recipes.dial import require_runnable
+    from athanor.recipes.processes import among_others
     from athanor.recipes.recipe import load_recipe
     from athanor.recipes.resolved import describe_plan, resolved_yaml, until_step
     from athanor.recipes.runner import plan_recipe, run_recipe
@@ -44,6 +45,8 @@ def command(
     if dry_run:
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
+    if among_others():
+        raise NotImplementedError("athanor run as one of several processes of torchrun is not built yet (SPEC R3)")
     require_runnable(loaded.scale)
     place = find_store(store, create_at=Path.cwd())
     progress = make_progress(stop)

@@ -1,11 +1,13 @@
 """JSON lines are read alike by the C library and by orjson, and no line that orjson refuses is accepted."""
 
+import gzip
 import json
 import random
 
 import numpy as np
 import orjson
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,3 +138,12 @@ def test_a_wrong_line_is_named_wherever_it_stands(tmp_path, monkeypatch, either)
 def test_texts_that_only_the_full_parser_reads_are_not_lost(either):
     block = read_lines(b'{"text":"a"}\n{"te\\u0078t":"b"}\n\n{"text":"","n":1e2}\n{"text":"d"}\n')
     assert as_list(block.texts) == ["a", "b", "", "d"]
+
+
+@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".zst", zstandard.compress)])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, suffix, pack):
+    path = tmp_path / f"rows.jsonl{suffix}"
+    packed = pack(b"".join(b'{"text": "row %d"}\n' % number for number in range(1_000)))
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(AthanorError, match="cut short"):
+        list(read_rows(path))

@@ -7,6 +7,7 @@ SETTINGS = "tests/parity/test_seq2seq_settings.py"
 BLANKS = "tests/models/test_blank_infilling.py"
 GLM = "tests/parity/test_glm.py"
 FILLING = "tests/inference/test_blanks.py"
+WRITING = "tests/inference/test_seq2seq.py"
 
 CHANGES = (
     # distances of T5
@@ -327,5 +328,46 @@ CHANGES = (
         "        context = ids[: cut + 1]\n",
         FILLING,
         "naive_loop",
+    ),
+    # what is written for a source
+    Change(
+        "the rows of a cache stay where beams were",
+        "inference/cache.py",
+        "self.kv = [old[:, rows] for old in self.kv]",
+        "self.kv = [old[:, rows.sort().values] for old in self.kv]",
+        WRITING,
+        "beams_find and mt5",
+    ),
+    Change(
+        "a text that has ended is too long by one",
+        "inference/beam.py",
+        "length = len(self.texts[0]) + 1",
+        "length = len(self.texts[0]) + 2",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "the forced token is no part of the length",
+        "inference/beam.py",
+        "return score / (length + self.before)",
+        "return score / length",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "what ends behind the best beams is kept too",
+        "inference/beam.py",
+        "                if rank < count:\n",
+        "                if rank <= count:\n",
+        WRITING,
+        "beams_find",
+    ),
+    Change(
+        "padding of a source is read",
+        "inference/seq2seq.py",
+        "None if bool(seen_BS.all()) else seen_BS.to(device)",
+        "None",
+        WRITING,
+        "greedy and mt5",
     ),
 )

@@ -18,7 +18,8 @@ from athanor.serving.app import create_app
 from athanor.serving.run import serve
 from athanor.serving.settings import ServingSettings
 from athanor.serving.why import span_rows
-from athanor.store.index import DocumentIndex, build_index
+from athanor.store.index import DocumentIndex
+from athanor.store.index_build import build_index
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import ChatTemplate
 from athanor.tokens.tokenizer import DOCUMENT, END, Tokenizer

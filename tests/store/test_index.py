@@ -1,6 +1,7 @@
 """The document index against plain `str.find`."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from athanor.base.errors import AthanorError
-from athanor.store.index import DocumentIndex, build_index
+from athanor.store.index import DocumentIndex
+from athanor.store.index_build import build_index
 
 LETTERS = st.text(alphabet="ab\n中é😀\0", max_size=12)
 
@@ -127,7 +129,49 @@ def test_what_cannot_be_used_is_named(tmp_path):
         built(tmp_path / "other", [], shard_bytes=0)
     with pytest.raises(AthanorError, match="holds no document index"):
         DocumentIndex(tmp_path)
-    suffixes = tmp_path / "index" / "00000.suffixes"
-    suffixes.write_bytes(suffixes.read_bytes()[:-4])
-    with pytest.raises(AthanorError, match=r"suffixes is cut off"):
-        DocumentIndex(tmp_path / "index")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_never_changes_an_answer_unnoticed(pages, data):
+    """A byte of any file is changed, or its end cut off: the answer is the same as before, or an error says so."""
+    folder, queries, answers = pages
+    query = data.draw(st.sampled_from(range(len(queries))))
+    path = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.name != "index.json")))
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    if data.draw(st.booleans()):
+        damaged = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+    else:
+        damaged = whole[:place]
+    try:
+        path.write_bytes(damaged)
+        assert DocumentIndex(folder).longest_spans(queries[query], 5) == answers[query]
+    except AthanorError as problem:
+        assert path.name.removesuffix(".checks") in str(problem) and "damaged" in str(problem)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """An index of several pages in three shards, with queries and their answers."""
+    folder, generator = tmp_path_factory.mktemp("pages"), random.Random(5)
+    texts = ["".join(generator.choices("abcd 中é", k=3_000)) for _ in range(12)]
+    queries = [texts[3][500:560] + texts[9][100:140], "dabc ab中a", "é" * 9]
+    index = built(folder, texts, shard_bytes=20_000, longest_query=200)
+    return folder, queries, [index.longest_spans(query, 5) for query in queries]
+
+
+@pytest.mark.parametrize("name", ["00001.text", "00001.suffixes", "00001.prefixes", "names", "pieces", "name_ends"])
+def test_the_damaged_file_is_named(name, pages, tmp_path):
+    folder, queries, _ = pages
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(bytes(byte ^ 1 for byte in whole))
+    with pytest.raises(AthanorError, match=rf"{name} has changed since it was written"):
+        DocumentIndex(copy).longest_spans(queries[0])
+    (copy / name).unlink()
+    with pytest.raises(AthanorError, match=rf"{name} is missing"):
+        DocumentIndex(copy)

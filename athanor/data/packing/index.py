@@ -22,7 +22,7 @@ from athanor.data.packing.order import PACKING, ReadingOrder, keep_order
 from athanor.data.shards import read_shards
 from athanor.data.verdicts import copies_of, filters_of
 from athanor.store.artifact import Artifact, several
-from athanor.store.index import build_index
+from athanor.store.index_build import build_index
 
 CONVERSATION = "conversation #"
 READINGS = "readings.json"

@@ -41,12 +41,23 @@ def declared_encoding(data: bytes) -> str | None:
     match = CHARSET.search(data[:8192])
     if not match:
         return None
-    name = match.group(1).decode("ascii", errors="ignore").lower()
+    return find_codec(match.group(1).decode("ascii", errors="ignore"))
+
+
+def find_codec(stated: str) -> str | None:
+    """Python's name of an encoding as browsers take it, None when it is not known."""
+    name = stated.lower()
     name = ALIASES.get(name, name)
     try:
+        b"".decode(name)  # refuses what is a codec and no encoding of text, such as hex
         return codecs.lookup(name).name
-    except LookupError:
+    except (LookupError, UnicodeError):
         return None
+
+
+def whole_text(markup: str) -> str:
+    """The text of a page that has nothing but text, such as a chapter of a book; may be empty."""
+    return _join(cut_into_blocks(LexborHTMLParser(markup), menus=True)[1])
 
 
 def main_text(markup: str) -> tuple[str, str]:

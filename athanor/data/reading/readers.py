@@ -16,12 +16,15 @@ import zstandard
 from athanor.data.document import Document
 from athanor.data.reading.columns import read_arrow, read_parquet
 from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
+from athanor.data.reading.docx import read_docx
+from athanor.data.reading.epub import read_epub
 from athanor.data.reading.items import ReadLimits, SetAside, documents_of, find_text_field, text_of_row
+from athanor.data.reading.pages import read_html
 from athanor.data.reading.sources import SourceFile
 from athanor.data.reading.tables import read_table
+from athanor.data.reading.warc import read_warc
 
 PDFIUM_HYPHEN = re.compile(r"(?<=[^\W\d_A-Z])[\ufffe\x02]\n?(?=[^\W\d_A-Z])")  # its mark for a hyphen at a line end
-LARGEST_PAGE = 64_000_000  # bytes of HTML parsed at once
 
 Reader = Callable[[SourceFile, ReadLimits], Iterator[Document | SetAside]]
 
@@ -96,22 +99,6 @@ def parse_row(line: bytes, text_field: str | None) -> tuple[str, dict[str, Any]]
     return text_of_row(row, find_text_field(row, text_field))
 
 
-def read_html(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
-    """The main text of a page, its title in the facts."""
-    from athanor.data.reading.html import declared_encoding, main_text
-
-    with file.open() as stream:
-        data = stream.read(LARGEST_PAGE + 1)
-    if len(data) > LARGEST_PAGE:
-        raise Unreadable("page too large", f"more than {LARGEST_PAGE} bytes")
-    encoding = declared_encoding(data)
-    if encoding is None:
-        encoding = find_encoding(file.open)
-    # The HTML standard decodes with replacement; the clean step drops pages with many replaced characters.
-    title, text = main_text(data.decode(encoding, errors="replace"))
-    yield from documents_of([text], file.name, limits, kind="page", **({"title": title} if title else {}))
-
-
 def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
     """The text of a PDF, page after page."""
     import pypdfium2
@@ -167,5 +154,5 @@ def _hyphenated(line: str, following: str) -> bool:
 
 READERS: dict[str, Reader] = {
     "text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf, "table": read_table,
-    "parquet": read_parquet, "arrow": read_arrow,
+    "parquet": read_parquet, "arrow": read_arrow, "warc": read_warc, "epub": read_epub, "docx": read_docx,
 }  # fmt: skip

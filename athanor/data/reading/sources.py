@@ -5,7 +5,6 @@ Nothing here follows a link twice, waits on a pipe, or trusts a name to be print
 
 import glob
 import gzip
-import io
 import json
 import os
 import stat
@@ -14,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import zstandard
-
 from athanor.base.errors import AthanorError
+from athanor.base.zstd import open_zstd
 
 KINDS = {
     ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
     ".html": "html", ".htm": "html", ".xhtml": "html",
     ".jsonl": "jsonl", ".ndjson": "jsonl",
     ".csv": "table", ".tsv": "table",
+    ".warc": "warc", ".wet": "warc", ".epub": "epub", ".docx": "docx",
     ".pdf": "pdf", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 COMPRESSED = (".gz", ".zst")
-COMPRESSIBLE = ("text", "html", "jsonl", "table")  # kinds that may be compressed as a whole
-ALLOWED = ".txt .md .html .jsonl .csv .tsv, these also with .gz or .zst, .pdf .parquet .arrow"
+COMPRESSIBLE = ("text", "html", "jsonl", "table", "warc")  # kinds that may be compressed as a whole
+ALLOWED = ".txt .md .html .jsonl .csv .tsv .warc, these also with .gz or .zst, .pdf .epub .docx .parquet .arrow"
 LARGEST_WINDOW = 1 << 27  # bytes a .zst file may ask for
 
 
@@ -55,9 +54,7 @@ class SourceFile:
         if suffix == ".gz":
             return gzip.open(self.path, "rb")  # type: ignore[return-value]
         if suffix == ".zst":
-            decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
-            stream = decompressor.stream_reader(open(self.path, "rb"), read_across_frames=True, closefd=True)
-            return io.BufferedReader(stream, 1 << 17)
+            return open_zstd(open(self.path, "rb"), LARGEST_WINDOW)
         return open(self.path, "rb")
 
 

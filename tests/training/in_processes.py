@@ -1,0 +1,102 @@
+"""Runs training in two processes for the tests: a small language model, several cases one after the other.
+
+    python -m tests.training.in_processes FOLDER CASES.json
+
+Each case trains in FOLDER/<where>; the first process writes its rows and weights beside it.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from athanor.base.errors import Stopped
+from athanor.base.progress import SilentProgress
+from athanor.models.config import TransformerConfig
+from athanor.models.language import LanguageModel
+from athanor.training.engines.choose import open_engine
+from athanor.training.engines.engine import Engine, PartDone
+from athanor.training.loop import train
+from athanor.training.objective import Objective
+from athanor.training.objectives.next_token import TokenBatch, next_token_loss
+from athanor.training.settings import LoopSettings
+from athanor.training.setup import DTYPES
+from athanor.training.techniques import apply_techniques
+
+ROWS, LENGTH, VOCABULARY = 4, 24, 61  # two processes cannot share 61 rows of the embedding evenly
+CONFIG = TransformerConfig(
+    width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=LENGTH, vocabulary=VOCABULARY, tied=True,
+    norm_qk=True,
+)  # fmt: skip
+
+
+class StopAt(SilentProgress):
+    """Asks to stop when so many steps are done; only the first process is asked."""
+
+    def __init__(self, step: int | None):
+        super().__init__()
+        self.step = step
+
+    def count(self, amount: float = 1.0, **figures: float | int | str) -> None:
+        super().count(amount, **figures)
+        self.stop.asked = self.step is not None and self.done >= self.step * ROWS * LENGTH
+
+
+def batch_of(step: int, rank: int, world: int) -> TokenBatch:
+    """Rows that count up, two documents each; how many positions are scored differs from row to row."""
+    generator = torch.Generator().manual_seed(step)
+    starts_B1 = torch.randint(VOCABULARY, (ROWS, 1), generator=generator)
+    ids_BT = (starts_B1 + torch.arange(LENGTH + 1) * (1 + starts_B1 % 3)) % VOCABULARY
+    targets_BT = ids_BT[:, 1:].clone()
+    for row in range(ROWS):
+        targets_BT[row, : 5 * row] = -100
+    documents_BT = (torch.arange(LENGTH) >= 10).long().expand(ROWS, LENGTH)
+    share = [part.chunk(world)[rank].contiguous() for part in (ids_BT[:, :-1], targets_BT, documents_BT)]
+    return TokenBatch(*share)
+
+
+def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[str, Any]]:
+    """Train as a case says; rows and weights of the first process are written beside its folder."""
+    more = dict(case.get("settings", {}))
+    settings = LoopSettings.model_validate(
+        {"steps": 12, "rows": ROWS, "learning_rate": 0.01, "warmup": 2, "checkpoint_seconds": 1e9, **more}
+    )
+    config = TransformerConfig(**{**vars(CONFIG), **case.get("config", {})})
+    model = LanguageModel(config).initialise(3).to(DTYPES[case.get("dtype", "float32")])
+    apply_techniques(model.train(), settings)
+    objective = Objective(
+        batch_of,
+        # Balance of experts is a figure of one share: engines that share a batch differ in it, so it is left out.
+        next_token_loss(config, balance=0.0 if config.experts else None, z_loss=settings.z_loss),
+        tokens=ROWS * LENGTH,
+        watch=lambda model: {"heldout": float(next_token_loss(config)(model, batch_of(10**6, 0, 1)).total)},
+    )
+    stop = StopAt(case.get("stop") if engine.first else None)
+    place = folder / case["where"]
+    try:
+        rows = train(model, objective, settings, place, stop, "x", engine)
+    except (PartDone, Stopped):
+        return []
+    save_file({name: weight.detach() for name, weight in model.named_parameters()}, f"{place}.safetensors")
+    Path(f"{place}.json").write_text(json.dumps(rows))
+    with torch.no_grad():  # what comes back is a plain model
+        assert type(model.trunk.blocks[0]).__name__ == "Block"
+        model(torch.zeros(1, 4, dtype=torch.long))
+    return rows
+
+
+def main(folder: Path, cases: list[dict[str, Any]]) -> None:
+    torch.set_num_threads(1)
+    for case in cases:
+        run_case(case, folder, open_engine(case["engine"]))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))

@@ -1,0 +1,142 @@
+"""The matrix: one process, pieces, DDP, FSDP2 and tensor parallelism walk the same curve, and go on from one another.
+
+Tolerance in float32: losses agree to 2e-5 of their value over 12 steps, norms to 1e-4, weights to 2e-4 absolute
+(Muon's own products are in bf16: 2e-4, 2e-3 and 2e-3).
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from athanor.base.errors import AthanorError
+from athanor.training.engines.choose import open_engine
+from athanor.training.engines.cut import Cut
+from athanor.training.engines.engine import Engine
+from tests.conftest import ROOT
+from tests.training.in_processes import run_case
+
+ENGINES = ("ddp", "fsdp2", "tensor")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "adamw": {"settings": {"optimizer": "adamw", "average": 0.9, "z_loss": 1e-4, "watch_every": 5}},
+    "muon": {"settings": {"optimizer": "muon"}},
+    "pieces": {"settings": {"optimizer": "adamw", "accumulate": 2}},
+    "recompute": {"settings": {"optimizer": "adamw", "recompute": True}},
+    "experts": {"settings": {"optimizer": "adamw"}, "config": {"experts": 3, "experts_per_token": 2, "hidden": 32}},
+    "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
+}
+STOP = 5
+
+
+def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> None:
+    """Run cases in so many processes; what they print is shown when one fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    listed = folder / "cases.json"
+    listed.write_text(json.dumps(cases))
+    words = [sys.executable, "-m", "tests.training.in_processes", str(folder), str(listed)]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    started = [
+        subprocess.Popen(
+            words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, **world, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert not any(process.returncode for process in started), "\n\n".join(said)
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every variant by every engine, and every engine going on from a checkpoint of one process and the other way."""
+    folder = tmp_path_factory.mktemp("matrix")
+    cases: list[dict[str, Any]] = []
+    for name, variant in VARIANTS.items():
+        run_case({"where": f"{name}-single", **variant}, folder, Engine())
+        cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ENGINES]
+    for engine in ENGINES:
+        for name in ("adamw", "muon"):
+            run_case({"where": f"{name}-single-then-{engine}", "stop": STOP, **VARIANTS[name]}, folder, Engine())
+            cases.append({"engine": engine, "where": f"{name}-single-then-{engine}", **VARIANTS[name]})
+            cases.append({"engine": engine, "where": f"{name}-{engine}-then-single", "stop": STOP, **VARIANTS[name]})
+        other = ENGINES[(ENGINES.index(engine) + 1) % 3]
+        cases.append({"engine": engine, "where": f"muon-{engine}-then-{other}", "stop": STOP, **VARIANTS["muon"]})
+        cases.append({"engine": other, "where": f"muon-{engine}-then-{other}", **VARIANTS["muon"]})
+    in_processes(folder, cases)
+    for engine in ENGINES:
+        for name in ("adamw", "muon"):
+            run_case({"where": f"{name}-{engine}-then-single", **VARIANTS[name]}, folder, Engine())
+    return folder
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def agree(folder: Path, name: str, reference: str) -> None:
+    """The two runs have the same curve and end with the same weights, within the stated tolerance."""
+    loose = {"muon": 10.0, "half": 500.0}.get(reference.partition("-")[0], 1.0)
+    rows, expected = rows_of(folder, name), rows_of(folder, reference)
+    assert [row["step"] for row in rows] == list(range(12))
+    assert expected[-1]["loss"] < 0.9 * expected[0]["loss"], "it must learn, or agreeing says nothing"
+    for one, two in zip(rows, expected, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=2e-5 * loose), (name, one["step"])
+        assert one["norm"] == pytest.approx(two["norm"], rel=1e-4 * loose), (name, one["step"])
+        assert one["scored"] == two["scored"]
+        assert one.get("watched") == (pytest.approx(two["watched"], rel=1e-4) if "watched" in two else None)
+    weights, wanted = (load_file(folder / f"{run}.safetensors") for run in (name, reference))
+    assert weights.keys() == wanted.keys()
+    for key, weight in wanted.items():
+        far = (weights[key].float() - weight.float()).abs()
+        assert float(far.mean()) < 2e-5 * loose and float(far.max()) < (2e-4 * loose if loose <= 10 else 0.05), key
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_processes_walk_the_curve_of_one(engine: str, variant: str, matrix: Path) -> None:
+    agree(matrix, f"{variant}-{engine}", f"{variant}-single")
+
+
+def test_pieces_walk_the_curve_of_the_whole(matrix: Path) -> None:
+    plain = rows_of(matrix, "recompute-single")
+    for one, two in zip(rows_of(matrix, "pieces-single"), plain, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=2e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("variant", ["adamw", "muon"])
+def test_a_checkpoint_goes_on_in_another_engine_and_number_of_processes(
+    engine: str, variant: str, matrix: Path
+) -> None:
+    agree(matrix, f"{variant}-single-then-{engine}", f"{variant}-single")
+    agree(matrix, f"{variant}-{engine}-then-single", f"{variant}-single")
+    if variant == "muon":
+        other = ENGINES[(ENGINES.index(engine) + 1) % 3]
+        agree(matrix, f"muon-{engine}-then-{other}", "muon-single")
+
+
+def test_a_cut_takes_every_section_apart_and_joins_it_again() -> None:
+    whole = torch.arange(7 * 3).view(7, 3)
+    cut = Cut(0, (4, 3), 2)
+    parts = [cut.take(whole, part) for part in range(2)]
+    assert parts[0][:, 0].tolist() == [0, 3, 12, 15] and parts[1][:, 0].tolist() == [6, 9, 18]
+    assert torch.equal(cut.join(parts), whole)
+    assert [cut.length(part) for part in range(2)] == [4, 3]
+    assert Cut(1, (3,), 5).spans(4) == [(3, 3)], "more processes than columns: some hold nothing"
+
+
+def test_an_engine_of_several_processes_says_how_to_start_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(AthanorError, match="RANK") as caught:
+        open_engine("ddp")
+    assert "processes=N" in caught.value.fix and "torchrun" in caught.value.fix
