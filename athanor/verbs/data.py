@@ -10,8 +10,9 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
+from athanor.base.workers import Engine, Workers, using
 from athanor.verbs.groups import group_of
-from athanor.verbs.options import json_option, print_json
+from athanor.verbs.options import json_option, print_json, workers_options
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
@@ -63,11 +64,13 @@ def command() -> None:
     "--score",
     help=say("with --keep best: the number in a row that says how good it is", "与 --keep best 合用：表示质量的字段"),
 )
+@workers_options
 @out_option
 @json_option
 def copies(
-    files: tuple[Path, ...], threshold: float, run: int, keep: str, score: str | None, out: Path, as_json: bool
-) -> None:
+    files: tuple[Path, ...], threshold: float, run: int, keep: str, score: str | None, workers: int | None,
+    engine: Engine, out: Path, as_json: bool,
+) -> None:  # fmt: skip
     """Remove exact and near copies: every removal is verified, none is below the threshold.
 
     OUT gets documents.jsonl (the lines that stay, byte for byte), duplicates.jsonl (what was removed, for what, and how
@@ -76,7 +79,8 @@ def copies(
     from athanor.data.copies.files import CopySettings, remove_copies
 
     settings = checked(CopySettings, threshold=threshold, run=run, keep=keep, score=score)
-    done = filled(out, lambda folder: remove_copies(readable(files), folder, settings))
+    with using(Workers(workers, engine)):
+        done = filled(out, lambda folder: remove_copies(readable(files), folder, settings))
     show(
         out,
         done,
