@@ -80,7 +80,7 @@ def copies(
 
     settings = checked(CopySettings, threshold=threshold, run=run, keep=keep, score=score)
     with using(Workers(workers, engine)):
-        done = filled(out, lambda folder: remove_copies(readable(files), folder, settings))
+        done = filled(out, lambda folder: _not_of_nothing(remove_copies(readable(files), folder, settings), files))
     show(
         out,
         done,
@@ -92,6 +92,12 @@ def copies(
             f"近似重复 {done['near_copies']:,} 篇",
         ),
     )
+
+
+def _not_of_nothing(done: dict[str, Any], files: tuple[Path, ...]) -> dict[str, Any]:
+    if not done["documents"]:
+        raise AthanorError(f"no document in {', '.join(map(str, files))}", fix="name files that hold some")
+    return done
 
 
 @command.command(

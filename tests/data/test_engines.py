@@ -1,4 +1,4 @@
-"""The corpus steps with one worker, several, and on a Ray cluster of two nodes: every byte of every artifact the same."""
+"""The corpus steps with one worker, several, and on a Ray cluster of two nodes: every byte the same."""
 
 import os
 import random

@@ -21,7 +21,7 @@ from athanor.base import native
 from athanor.data.copies import compiled
 from athanor.data.copies.byteshingles import hash_runs
 from athanor.data.copies.clusters import Copy, Similarities, count_shared, decide, similarities
-from athanor.data.copies.minhash import BandFiles, BandMaker, Keys, shared_bands
+from athanor.data.copies.minhash import SORT_BYTES, BandFiles, BandMaker, Keys, shared_bands
 from athanor.data.copies.shingles import Hashes, Places
 from athanor.data.lines import Texts, as_block, as_list
 
@@ -163,16 +163,19 @@ class NearCopyFinder:
             sets = hash_runs(as_list(texts), self.run).sets()
             self._sets.append(np.concatenate(sets), np.fromiter(map(len, sets), dtype=np.int64, count=len(sets)))
 
-    def find(self, ranks_D: Places, read_batches: Callable[[Places], Iterable[Texts]]) -> list[Copy]:
+    def find(
+        self, ranks_D: Places, read_batches: Callable[[Places], Iterable[Texts]], sort_bytes: int = SORT_BYTES
+    ) -> list[Copy]:
         """The documents to remove, in order of their numbers, each with the document that stays for it.
 
         Args:
             ranks_D: each document's rank, a permutation of 0 to D - 1; of two copies the lower rank stays.
             read_batches: gives the texts of the documents with these numbers, which are in ascending order.
+            sort_bytes: memory for sorting keys; less of it costs passes over the disk and changes nothing else.
         """
         self._flush()
         numbers_D = np.argsort(ranks_D)  # by rank
-        group_E, rank_E = shared_bands(self._bands, ranks_D)
+        group_E, rank_E = shared_bands(self._bands, ranks_D, sort_bytes)
         candidates = np.unique(numbers_D[rank_E])
         for batch in read_batches(candidates):
             self._store_sets(batch)

@@ -34,7 +34,7 @@ LEAST_SHARED = 2  # bands in which candidates agree
 WANTED_MISS = 2e-3  # of pairs exactly at the threshold
 SORT_BYTES = 1 << 30  # of memory for sorting one band
 SORTED_BYTES = 32  # of memory per key while it is sorted
-READ_KEYS = 1 << 16  # keys of a band read at once
+READ_KEYS = 1 << 14  # keys of a band read at once
 Keys = NDArray[np.uint32]
 
 
@@ -151,7 +151,7 @@ def _sorted_entries(bands: BandFiles, number: int, ranks_D: Places, sort_bytes: 
             entries = keys_D[chosen].astype(np.uint64) << np.uint64(32)
             entries |= ranks_D[first : first + len(keys_D)][chosen].astype(np.uint64)
             found.append(entries)
-        entries = np.concatenate(found)
+        entries = np.concatenate([np.zeros(0, dtype=np.uint64), *found])
         del found
         entries.sort()
         yield entries
