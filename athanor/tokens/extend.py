@@ -92,7 +92,8 @@ def extend(
         raise AthanorError("no token was added", allowed="words, special tokens, or texts in which pairs repeat")
     config = tokenizer.config | {"tokenizer_class": BACKEND}  # other classes number added tokens anew
     config.pop("added_tokens_decoder", None)
-    return Tokenizer(core, config, tokenizer.chat_template), ExtensionPlan(before, before + len(rows), rows)
+    wider = Tokenizer(core, config, tokenizer.chat_template, tokenizer.pieces)
+    return wider, ExtensionPlan(before, before + len(rows), rows)
 
 
 def _check(words: Sequence[str], special: Sequence[str], known: dict[str, int]) -> None:

@@ -7,6 +7,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ import tokenizers
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
-from athanor.tokens import pipelines
-from athanor.tokens.letters import BYTE_TO_LETTER
+from athanor.tokens import coded, pieces, pipelines, spiece, tekken
+from athanor.tokens.pieces import PieceEncoder
 from athanor.tokens.pipelines import Built, Special, token_name
 from athanor.tokens.sentencepiece import SentencePieceModel
 
 TEMPLATE = "chat_template.jinja"
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # as in tokenizer_config.json, with `_token` behind
-FILES = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model or *.tiktoken"
+FILES = (
+    "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model, *.tiktoken or tekken.json"
+)
+EXACT = "sentencepiece"
 BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
 
 
@@ -37,6 +41,7 @@ class TokenizerFolder:
     core: tokenizers.Tokenizer
     config: dict[str, Any]
     chat_template: str | None
+    pieces: PieceEncoder | None = None
 
 
 def read_folder(folder: Path) -> TokenizerFolder:
@@ -46,9 +51,10 @@ def read_folder(folder: Path) -> TokenizerFolder:
         AthanorError: there is none, it is damaged, it is Python code, or how it cuts text is not known.
     """
     config = _config(folder)
-    _refuse_code(folder, config)
     template = _template(folder, config)
     name = _class_name(folder, config)
+    if not coded.is_coded(name):
+        _refuse_code(folder, config)
     whole = folder / "tokenizer.json"
     core, special = (
         _guard(whole, lambda: _from_json(whole, name, config)) if whole.is_file() else _build(folder, name, config)
@@ -57,11 +63,42 @@ def read_folder(folder: Path) -> TokenizerFolder:
         config.setdefault(f"{role}_token", spelling)
     _add_named(core, config)
     if not whole.is_file():
+        if coded.is_coded(name):
+            config.pop("auto_map", None)
+            config["tokenizer_class"] = BACKEND
         config.setdefault("tokenizer_class", BACKEND)
         pipelines.add_frame(core, name, config, {role: token_name(config, role) or "" for role in special})
     core.no_truncation()
     core.no_padding()
-    return TokenizerFolder(core, config, template)
+    return TokenizerFolder(core, config, template, _pieces(folder, name, core, config))
+
+
+def _pieces(
+    folder: Path, name: str, core: tokenizers.Tokenizer, config: dict[str, Any]
+) -> PieceEncoder | None:  # fmt: skip
+    """What gives ids to text where SentencePiece itself does: in a folder that we wrote, or one of such a class.
+
+    `sentencepiece` in tokenizer_config.json is ours: it says how the model file beside tokenizer.json is used.
+    """
+    dialect = config.get(EXACT)
+    if (folder / "tokenizer.json").is_file():
+        path = folder / pieces.FILE if dialect else None
+    else:
+        path = _sentencepiece_file(folder) if name in ("", "M2M100Tokenizer", *coded.SENTENCEPIECE) else None
+        dialect = "plain"
+    if path is None:
+        return None
+    data = path.read_bytes()
+    if name == "ChatGLMTokenizer" and coded.spells_spaces(SentencePieceModel.parse(data, path)):
+        dialect = "chatglm"
+    config[EXACT] = dialect
+    return PieceEncoder(data, str(dialect), core.token_to_id)
+
+
+def _sentencepiece_file(folder: Path) -> Path | None:
+    names = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "ice_text.model")
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    return next((path for path in paths if not _is_ranks(path)), None)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -75,6 +112,14 @@ def _config(folder: Path) -> dict[str, Any]:
         if not isinstance(named, dict):
             raise AthanorError(f"{older} is not a JSON object")
         config.update(named)
+    added = folder / "added_tokens.json"
+    if added.is_file() and "added_tokens_decoder" not in config:
+        named = _read_vocabulary(added)
+        special = {*(token_name(config, role) for role in NAMES), *_more(config)}
+        config["added_tokens_decoder"] = {
+            str(index): {"content": token, "special": token in special, "normalized": token not in special}
+            for token, index in named.items()
+        }
     return config
 
 
@@ -119,22 +164,23 @@ def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
 def _from_json(path: Path, name: str, config: Mapping[str, Any]) -> Built:
     core = tokenizers.Tokenizer.from_file(str(path))
     if name == "LlamaTokenizer" and "ByteLevel" not in repr(core.pre_tokenizer):
-        pipelines.llama_spaces(core, config)
+        spiece.llama_spaces(core, config)
     return core, {}
 
 
 def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
     """A tokenizer from the files that came before tokenizer.json."""
-    for spelling in ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model"):
-        path = folder / spelling
-        if path.is_file() and not _is_ranks(path):
-            model = SentencePieceModel.read(path)
-            return _guard(path, lambda: pipelines.from_sentencepiece(name, model, config))  # noqa: B023 - called here
+    path = _sentencepiece_file(folder)
+    if path is not None:
+        model, others = SentencePieceModel.read(path), folder / "vocab.json"
+        if name in coded.SENTENCEPIECE:
+            return _guard(path, lambda: coded.from_model(name, model, config, coded.python_source(folder)))
+        ids = _read_vocabulary(others) if name == "M2M100Tokenizer" and others.is_file() else None
+        return _guard(path, lambda: spiece.from_sentencepiece(name, model, config, ids))
     ranks = [*sorted(folder.glob("*.tiktoken")), folder / "tiktoken.model", folder / "tokenizer.model"]
     for path in ranks:
         if path.is_file():
-            table = _read_ranks(path)
-            return _guard(path, lambda: pipelines.from_tiktoken(table, BYTE_TO_LETTER))  # noqa: B023 - called here
+            return _guard(path, partial(coded.from_ranks, name, _read_ranks(path)))
     path = folder / "vocab.json"
     if path.is_file() and (folder / "merges.txt").is_file():
         vocabulary, merges = _read_vocabulary(path), _read_merges(folder / "merges.txt")
@@ -144,6 +190,8 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
         words = path.read_text(encoding="utf-8").split("\n")
         words = [word.rstrip("\r") for word in (words[:-1] if words and not words[-1] else words)]
         return _guard(path, lambda: pipelines.from_words(name, words, config))
+    if (folder / tekken.FILE).is_file():
+        return tekken.from_tekken(folder / tekken.FILE)
     raise AthanorError(
         f"{folder} has no tokenizer.json and nothing older in its place", allowed=FILES,
         fix="name a folder that a tokenizer or model is in",

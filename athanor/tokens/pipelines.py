@@ -1,7 +1,7 @@
 """What a tokenizer class of other models does around its vocabulary: normalise, cut, decode, and its special tokens.
 
-vocab.json + merges.txt, vocab.txt, spiece.model and *.tiktoken hold a vocabulary only. How text is cut before it is a
-property of the class that tokenizer_config.json or config.json names; these are the published ones.
+vocab.json + merges.txt, vocab.txt and *.tiktoken hold a vocabulary only. How text is cut before it is a property of the
+class that tokenizer_config.json or config.json names; these are the published ones. SentencePiece's: `spiece.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from athanor.base.errors import AthanorError
-from athanor.tokens.sentencepiece import BPE, CONTROL, SPACE, USER_DEFINED, SentencePieceModel, merges_by_rank
+from athanor.tokens.sentencepiece import merges_by_rank
 
 Special = dict[str, str]  # "bos", "eos", … to the token's spelling
 Built = tuple[tokenizers.Tokenizer, Special]
@@ -25,14 +25,26 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CL100K = _WORDS + r"\p{N}{1,3}" + _REST  # OpenAI's cl100k_base as Llama 3 writes it
 QWEN2 = _WORDS + r"\p{N}" + _REST
 CLIP = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-SENTINELS = 100  # T5's <extra_id_0> … when the configuration names no other number
 
+_BERT = (
+    "BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", "ConvBertTokenizer",
+    "SqueezeBertTokenizer", "LayoutLMTokenizer", "RetriBertTokenizer", "DPRQuestionEncoderTokenizer",
+    "DPRContextEncoderTokenizer", "DPRReaderTokenizer", "bert", "bert-encoder", "distilbert", "electra", "ernie",
+    "nezha", "chinese_clip", "convbert", "mobilebert", "megatron-bert", "nomic_bert", "layoutlm", "visual_bert", "vilt",
+)  # fmt: skip
 CLASSES = {  # a class that stands for another, or a model type without a tokenizer class
-    "gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "roberta": "RobertaTokenizer",
-    "bart": "RobertaTokenizer", "BartTokenizer": "RobertaTokenizer", "clip": "CLIPTokenizer",
-    "clip_text_model": "CLIPTokenizer", "bert": "BertTokenizer", "DistilBertTokenizer": "BertTokenizer",
-    "ElectraTokenizer": "BertTokenizer", "distilbert": "BertTokenizer", "electra": "BertTokenizer",
-    "llama": "LlamaTokenizer", "CodeLlamaTokenizer": "LlamaTokenizer", "t5": "T5Tokenizer", "gemma": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer", "opt": "GPT2Tokenizer", "gptj": "GPT2Tokenizer", "gpt_neo": "GPT2Tokenizer",
+    "openai-gpt": "OpenAIGPTTokenizer", "whisper": "WhisperTokenizer", "qwen2": "Qwen2Tokenizer",
+    "qwen2_moe": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen3_moe": "Qwen2Tokenizer",
+    "roberta": "RobertaTokenizer", "bart": "RobertaTokenizer", "BartTokenizer": "RobertaTokenizer",
+    "longformer": "RobertaTokenizer", "LongformerTokenizer": "RobertaTokenizer", "LEDTokenizer": "RobertaTokenizer",
+    "clip": "CLIPTokenizer", "clip_text_model": "CLIPTokenizer", "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer", "mixtral": "LlamaTokenizer",
+    "chatglm": "ChatGLMTokenizer",
+    "CodeLlamaTokenizer": "LlamaTokenizer", "t5": "T5Tokenizer", "mt5": "T5Tokenizer", "MT5Tokenizer": "T5Tokenizer",
+    "umt5": "T5Tokenizer", "longt5": "T5Tokenizer", "switch_transformers": "T5Tokenizer", "gemma": "GemmaTokenizer",
+    "xlm-roberta": "XLMRobertaTokenizer", "altclip": "XLMRobertaTokenizer", "albert": "AlbertTokenizer",
+    "xlnet": "XLNetTokenizer", "m2m_100": "M2M100Tokenizer", **dict.fromkeys(_BERT, "BertTokenizer"),
 }  # fmt: skip
 
 
@@ -54,10 +66,12 @@ def from_merges(
     """
     if name == "CLIPTokenizer":
         return _clip(vocabulary, merges)
+    if name == "OpenAIGPTTokenizer":
+        return _gpt1(vocabulary, merges)
     core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     core.decoder = decoders.ByteLevel()
     prefix = bool(config.get("add_prefix_space") or False)
-    if name == "GPT2Tokenizer":
+    if name in ("GPT2Tokenizer", "WhisperTokenizer"):
         core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
         return core, {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unk": "<|endoftext|>"}
     if name == "RobertaTokenizer":
@@ -70,7 +84,8 @@ def from_merges(
         return core, {"eos": "<|endoftext|>", "unk": "<|endoftext|>", "pad": "<|endoftext|>"}
     raise AthanorError(
         f"vocab.json and merges.txt do not say how text is cut, and the tokenizer class is {name or 'not named'}",
-        allowed="GPT2Tokenizer, RobertaTokenizer, Qwen2Tokenizer or CLIPTokenizer; or a tokenizer.json",
+        allowed="GPT2Tokenizer, RobertaTokenizer, Qwen2Tokenizer, CLIPTokenizer, OpenAIGPTTokenizer or "
+        "WhisperTokenizer; or a tokenizer.json",
         fix="save the tokenizer with `save_pretrained` of transformers, which writes tokenizer.json",
     )
 
@@ -88,6 +103,17 @@ def _clip(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Built:
     ])  # fmt: skip
     core.decoder = decoders.ByteLevel()
     return core, {"bos": "<|startoftext|>", "eos": end, "unk": end, "pad": end}
+
+
+def _gpt1(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Built:
+    """GPT-1's BPE: lower case, cut as BERT cuts, the end of a word marked by </w> (Radford et al. 2018)."""
+    core = tokenizers.Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", end_of_word_suffix="</w>")
+    )
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.BPEDecoder(suffix="</w>")
+    return core, {"unk": "<unk>"}
 
 
 def from_words(name: str, words: Sequence[str], config: Mapping[str, Any]) -> Built:
@@ -112,144 +138,56 @@ def from_words(name: str, words: Sequence[str], config: Mapping[str, Any]) -> Bu
     return core, special
 
 
-def from_tiktoken(ranks: Mapping[bytes, int], letters: Mapping[int, str]) -> Built:
-    """OpenAI's and Llama 3's files of byte ranks, cut by the pattern of cl100k_base.
+def from_tiktoken(
+    ranks: Mapping[bytes, int], letters: Mapping[int, str], pattern: str = CL100K, before: Sequence[str] = ()
+) -> Built:
+    """Files of byte ranks, as OpenAI and those after them write them: a word that is a token is taken whole.
 
     Args:
         ranks: bytes to id.
         letters: byte to GPT-2's printable letter.
+        pattern: cuts text; that of cl100k_base (OpenAI, Llama 3, GLM-4) unless another is named.
+        before: special tokens with the first ids, which move the ranks up (Mistral).
     """
-    vocabulary = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
-    core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges_by_rank(vocabulary), ignore_merges=True))
-    core.pre_tokenizer = cut_by(CL100K)
+    words = {"".join(letters[byte] for byte in token): rank for token, rank in ranks.items()}
+    vocabulary = {token: place for place, token in enumerate(before)}
+    vocabulary |= {word: rank + len(before) for word, rank in words.items()}
+    core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges_by_rank(words), ignore_merges=True))
+    core.pre_tokenizer = cut_by(pattern)
     core.decoder = decoders.ByteLevel()
     return core, {}
 
 
-def from_sentencepiece(name: str, model: SentencePieceModel, config: Mapping[str, Any]) -> Built:
-    """A SentencePiece model as the class that the folder names would run it; without a class, as its own file says.
-
-    Raises:
-        AthanorError: the class rearranges the ids in a way we do not know.
-    """
-    marked = [(piece.text, piece.kind) for piece in model.pieces if piece.kind in (CONTROL, USER_DEFINED)]
-    if name == "LlamaTokenizer":
-        core = _llama(model, config)
-        special = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
-    elif name == "T5Tokenizer":
-        sentinels = [f"<extra_id_{number}>" for number in range(int(config.get("extra_ids", SENTINELS)))]
-        core = _t5(model, sentinels)
-        marked += [(token, CONTROL) for token in sentinels]
-        special = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
-    elif name == "GemmaTokenizer":
-        core = _gemma(model)
-        special = {"bos": "<bos>", "eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
-    elif not name:
-        core, special = _as_written(model), dict(model.names)
-    else:
-        raise AthanorError(
-            f"a SentencePiece model of the class {name}",
-            allowed="LlamaTokenizer, T5Tokenizer, GemmaTokenizer, or no class: as the file itself says",
-            fix="save the tokenizer with `save_pretrained` of transformers, which writes tokenizer.json",
-        )
-    core.add_tokens([
-        tokenizers.AddedToken(text, normalized=False, special=kind == CONTROL) for text, kind in marked
-    ])  # fmt: skip
-    return core, special
-
-
-def _bpe(model: SentencePieceModel, unknown: str | None, byte_fallback: bool) -> tokenizers.Tokenizer:
-    vocabulary = {piece.text: index for index, piece in enumerate(model.pieces)}
-    return tokenizers.Tokenizer(
-        models.BPE(
-            vocab=vocabulary, merges=model.merges(), unk_token=unknown, fuse_unk=True, byte_fallback=byte_fallback
-        )
-    )
-
-
-def _unigram(model: SentencePieceModel, more: Sequence[str] = (), byte_fallback: bool = False) -> tokenizers.Tokenizer:
-    pieces = [(piece.text, piece.score) for piece in model.pieces] + [(text, 0.0) for text in more]
-    return tokenizers.Tokenizer(models.Unigram(pieces, model.unknown_id, byte_fallback))
-
-
-def _llama(model: SentencePieceModel, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    core = _bpe(model, None, True)
-    llama_spaces(core, config)
-    return core
-
-
-def llama_spaces(core: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Give a tokenizer LlamaTokenizer's treatment of spaces, as transformers 5 does whatever tokenizer.json says.
-
-    A space is put in front of the text unless one is there; after a special token only if the configuration has
-    `legacy: true`. (SentencePiece itself would put it in front of a leading space too.)
-    """
-    prefix = config.get("add_prefix_space")
-    prefix = True if prefix is None else bool(prefix)
-    scheme = ("always" if config.get("legacy") else "first") if prefix else "never"
-    core.normalizer = None
-    core.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, prepend_scheme=scheme, split=False)
-    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    core.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
-
-
-def _t5(model: SentencePieceModel, sentinels: Sequence[str]) -> tokenizers.Tokenizer:
-    """T5's: the sentinels' ids run backwards behind the pieces (Raffel et al. 2020)."""
-    core = _unigram(model, list(reversed(sentinels)))
-    if model.characters:
-        core.normalizer = normalizers.Precompiled(model.characters)
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always", split=True),
-    ])  # fmt: skip
-    core.decoder = decoders.Metaspace(SPACE, prepend_scheme="always", split=True)
-    return core
-
-
-def _gemma(model: SentencePieceModel) -> tokenizers.Tokenizer:
-    core = _bpe(model, "<unk>", True)
-    core.normalizer = normalizers.Replace(" ", SPACE)
-    core.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
-    return core
-
-
-def _as_written(model: SentencePieceModel) -> tokenizers.Tokenizer:
-    """Normalise and cut as the file's own NormalizerSpec says."""
-    if model.kind == BPE:
-        core = _bpe(model, model.pieces[model.unknown_id].text, model.byte_fallback)
-    else:
-        core = _unigram(model, byte_fallback=model.byte_fallback)
-    steps: list[normalizers.Normalizer] = [normalizers.Precompiled(model.characters)] if model.characters else []
-    if model.trim:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
-    if model.dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
-    steps.append(normalizers.Replace(" ", SPACE))
-    core.normalizer = normalizers.Sequence(steps)
-    inner = any(SPACE in piece.text[1:] for piece in model.pieces)
-    core.pre_tokenizer = None if inner else pre_tokenizers.Metaspace(SPACE, prepend_scheme="never", split=True)
-    tail = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    core.decoder = decoders.Sequence([*tail, decoders.Strip(" ", 1, 0)] if model.dummy_prefix else tail)
-    return core
-
-
 def add_frame(core: tokenizers.Tokenizer, name: str, config: Mapping[str, Any], special: Special) -> None:
     """What a class puts around a text for its model ([CLS] … [SEP]); our own `encode` never adds it."""
-    before, after = [], []
-    if name in ("BertTokenizer", "RobertaTokenizer"):
+    before, after, between = [], [], []
+    if name in ("BertTokenizer", "AlbertTokenizer"):
         before, after = [special["cls"]], [special["sep"]]
+    elif name in ("RobertaTokenizer", "XLMRobertaTokenizer"):
+        before, after = [special["cls"]], [special["sep"]]
+        between = after
     elif name == "CLIPTokenizer":
         before, after = [special["bos"]], [special["eos"]]
     elif name == "T5Tokenizer":
         after = [special["eos"]]
+    elif name == "XLNetTokenizer":
+        after = [special["sep"], special["cls"]]
+    elif name == "M2M100Tokenizer":
+        before, after = [f"__{config.get('src_lang') or 'en'}__"], [special["eos"]]
     else:
         before = [special["bos"]] if config.get("add_bos_token") and "bos" in special else []
         after = [special["eos"]] if config.get("add_eos_token") and "eos" in special else []
     if before or after:
-        core.post_processor = processors.TemplateProcessing(
-            single=[*before, "$A", *after], pair=[*before, "$A", *after, "$B:1", *[f"{token}:1" for token in after]],
-            special_tokens=[(token, core.token_to_id(token)) for token in {*before, *after}],
-        )  # fmt: skip
+        frame(core, before, after, between)
+
+
+def frame(core: tokenizers.Tokenizer, before: list[str], after: list[str], between: Sequence[str] = ()) -> None:
+    """Put tokens before and after a text; of a pair, both have those after it, and some may stand between."""
+    core.post_processor = processors.TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *between, "$B:1", *[f"{token}:1" for token in after]],
+        special_tokens=[(token, core.token_to_id(token)) for token in {*before, *after, *between}],
+    )
 
 
 def token_name(config: Mapping[str, Any], name: str) -> str | None:

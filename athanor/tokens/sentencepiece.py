@@ -53,8 +53,13 @@ class SentencePieceModel:
         Raises:
             AthanorError: the file is damaged, or of a kind that has no ids of its own (word, character).
         """
+        return cls.parse(path.read_bytes(), path)
+
+    @classmethod
+    def parse(cls, data: bytes, path: Path) -> "SentencePieceModel":
+        """Read a model file's bytes; the path is for messages."""
         try:
-            return cls._parse(path.read_bytes(), path)
+            return cls._parse(data, path)
         except (ValueError, struct.error) as problem:
             raise AthanorError(f"{path} is no SentencePiece model: {problem}", fix="copy it again") from problem
 
@@ -92,9 +97,12 @@ class SentencePieceModel:
     def merges(self) -> list[tuple[str, str]]:
         """The merges that a BPE model stands for: every way to make a piece of two others, better pieces first.
 
-        SentencePiece merges the pair whose piece has the best score; ids are in order of score.
+        SentencePiece merges the pair whose piece has the best score; of equal ones the first.
         """
-        return merges_by_rank({piece.text: index for index, piece in enumerate(self.pieces)})
+        usual = [piece for piece in self.pieces if piece.kind in (NORMAL, USER_DEFINED, UNUSED)]
+        return merges_by_rank(
+            {piece.text: rank for rank, piece in enumerate(sorted(usual, key=lambda one: -one.score))}
+        )
 
 
 def merges_by_rank(ids: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -22,6 +22,8 @@ from athanor.tokens.fast import CompiledFast, FastEncoder, Places, fast_encoder,
 from athanor.tokens.folder import BACKEND, TEMPLATE, read_folder, special_by_role
 from athanor.tokens.learn import UNKNOWN, Kind, learn
 from athanor.tokens.letters import LETTER_TO_BYTE
+from athanor.tokens.pieces import FILE as MODEL
+from athanor.tokens.pieces import AroundTokens, PieceEncoder
 from athanor.tokens.pipelines import PIECES
 from athanor.tokens.sentencepiece import SPACE
 
@@ -59,11 +61,13 @@ class Tokenizer:
         config: tokenizer_config.json as it will be written again.
         chat_template: the template that came with the tokenizer, Jinja, never run here; None: it has none.
         bos, eos, pad, unk: names of special tokens, or None.
+        pieces: gives text its ids where SentencePiece itself does; `core` is then near to it, and decodes.
     """
 
     def __init__(
-        self, core: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, chat_template: str | None = None
-    ):
+        self, core: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, chat_template: str | None = None,
+        pieces: PieceEncoder | None = None,
+    ):  # fmt: skip
         self.core = core
         self.core.encode_special_tokens = True  # text never turns into a special token
         table = core.get_added_tokens_decoder()
@@ -75,6 +79,11 @@ class Tokenizer:
         self.chat_template = chat_template
         roles = special_by_role(self.config)
         self.bos, self.eos, self.pad, self.unk = (roles.get(role) for role in ("bos", "eos", "pad", "unk"))
+        self.pieces = pieces
+        if pieces is not None:
+            added = {token.content: index for index, token in table.items() if token.content not in pieces.symbols}
+            plain = {token: index for token, index in added.items() if token not in self.special}
+            self._apart, self._spelled = AroundTokens(pieces, plain), AroundTokens(pieces, added | self.special)
         self._plain = _without_special(core, set(self.special))
         self._marked: tokenizers.Tokenizer | None = None
         self._fast: FastEncoder | None = None
@@ -88,7 +97,7 @@ class Tokenizer:
             AthanorError: there is none, it is damaged, or it is Python code.
         """
         found = read_folder(folder)
-        return cls(found.core, found.config or None, found.chat_template)
+        return cls(found.core, found.config or None, found.chat_template, found.pieces)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -108,6 +117,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text; no special token is added or recognised."""
+        if self.pieces is not None:
+            return self._apart.encode(text)
         fast = self._fast
         if fast is not None and self.core.encode_special_tokens and fast.takes(text):
             return fast.encode_block([text])[0].tolist()
@@ -153,6 +164,8 @@ class Tokenizer:
 
         Never for text of a user. The ids are those of `transformers` with add_special_tokens=False.
         """
+        if self.pieces is not None:
+            return self._spelled.encode(text)
         if self._marked is None:
             marked = tokenizers.Tokenizer.from_str(self.core.to_str())
             marked.encode_special_tokens = False
@@ -161,6 +174,8 @@ class Tokenizer:
 
     def prepare_fast(self) -> bool:
         """Make the fast encoder ready, if it is exact for this tokenizer (`fast.fast_encoder`); whether it is."""
+        if self.pieces is not None:
+            return False
         if not self._fast_tried:
             self._fast = fast_encoder(self._plain)
             self._fast_tried = True
@@ -199,8 +214,12 @@ class Tokenizer:
             config.pop("chat_template", None)
             write_atomic(folder / TEMPLATE, template)
         write_json(folder / "tokenizer_config.json", config)
+        if self.pieces is not None:
+            (folder / MODEL).write_bytes(self.pieces.data)
 
     def _encode_portion(self, texts: list[str], mark: int | None) -> tuple[Ids, Places]:
+        if self.pieces is not None:
+            return join_ids([np.array(self._apart.encode(text), np.uint32) for text in texts], mark)
         fast = self._fast
         left = [number for number, text in enumerate(texts) if fast is None or not fast.takes(text)]
         if fast is not None and not left:

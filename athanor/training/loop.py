@@ -53,6 +53,9 @@ def train(
 def take_step(run: Run) -> None:
     """Learn from one batch, judge what came of it, and save when it is time."""
     row = learn(run)
+    if row is None:
+        run.save()
+        raise Stopped(run.progress.stop.by_system)
     verdict = run.guard.judge(run.history.rows, row)
     run.step += 1
     if run.watching():
@@ -73,17 +76,25 @@ def take_step(run: Run) -> None:
     if run.engine.any(asked or due):
         run.save()
     if asked:
+        run.settle()
         raise Stopped(run.progress.stop.by_system)
 
 
-def learn(run: Run) -> Row:
-    """One step: gradients of all pieces, one update; a step without a number updates nothing."""
+def learn(run: Run) -> Row | None:
+    """One step: gradients of all pieces, one update; a step without a number updates nothing.
+
+    None: asked to stop before all pieces were computed (a system gives 30 seconds); nothing was learnt.
+    """
     s, step = run.settings, run.step
     rate = s.learning_rate * rate_share(s.schedule, step, s.steps, s.warmup)
     row: Row = {"step": step, "loss": None, "rate": rate, "norm": None, "scored": 0}
     if step in run.guard.avoided:
         return {**row, "skipped": "left out"}
-    total, scored, parts = gradients(run)
+    found = gradients(run)
+    if found is None:
+        run.optimizer.forget()
+        return None
+    total, scored, parts = found
     loss, scale = total / max(1, scored), 1 / max(1, scored)
     norm = run.optimizer.norm(scale)
     if not finite(loss, norm):
@@ -96,11 +107,16 @@ def learn(run: Run) -> Row:
     return {**row, "loss": loss, "norm": norm, "scored": scored, **({"parts": parts} if parts else {})}
 
 
-def gradients(run: Run) -> tuple[float, int, dict[str, float]]:
-    """Add up the gradients of this process's pieces: summed loss, positions scored, and the mean loss of every part."""
+def gradients(run: Run) -> tuple[float, int, dict[str, float]] | None:
+    """Add up the gradients of this process's pieces: summed loss, positions scored, and the mean loss of every part.
+
+    None: asked to stop between two pieces.
+    """
     pieces, engine = run.settings.accumulate, run.engine
     sums: list[Tensor] = []
     for piece in range(pieces):
+        if piece and engine.any(run.progress.stopping):
+            return None
         share = engine.rank * pieces + piece
         torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
         with engine.piece(last=piece == pieces - 1):

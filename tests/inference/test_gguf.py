@@ -213,8 +213,12 @@ def test_a_hostile_head_is_refused_by_name(head: bytes, said: str, tmp_path: Pat
     [*((shape, "F32") for shape in SHAPES), *itertools.product(("llama", "qwen3-moe", "gpt2"), [*TYPES][1:])],
 )
 def test_a_model_comes_back_from_its_file(shape: str, kind: str, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """F32: the same logits to the bit; the others within what their blocks lose."""
-    make_checkpoint(tmp_path, tokenizer, **SHAPES[shape])
+    """F32: the same logits to the bit; the others within what their blocks lose.
+
+    There every expert is asked: at a near tie a rounded router asks another one, which is no error of the blocks.
+    """
+    more = {} if kind == "F32" or "experts" not in SHAPES[shape] else {"experts_per_token": SHAPES[shape]["experts"]}
+    make_checkpoint(tmp_path, tokenizer, **{**SHAPES[shape], **more})
     write_model(tmp_path, tmp_path / "model.gguf", TYPES[kind], ABOUT)
     file = GgufFile(tmp_path / "model.gguf")
     ids = torch.tensor([tokenizer.encode("def f(x):\n    return x + 1 你好")])

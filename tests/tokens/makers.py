@@ -10,6 +10,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from athanor.tokens import pipelines
+from athanor.tokens.letters import bytes_of
+from athanor.tokens.sentencepiece import SentencePieceModel
 from tests.tokens.samples import LEARN
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -120,8 +122,6 @@ def qwen(folder: Path) -> None:
 
 def tiktoken_file(folder: Path) -> None:
     """Byte ranks in base64, as OpenAI's and Llama 3's."""
-    from athanor.tokens.letters import bytes_of
-
     core = byte_level(pipelines.cut_by(pipelines.CL100K), 700, [])
     rows = sorted((index, bytes_of(token)) for token, index in core.get_vocab().items())
     write(folder, "tokenizer.model", "".join(f"{base64.b64encode(data or b'').decode()} {i}\n" for i, data in rows))
@@ -160,7 +160,140 @@ def llama2(folder: Path, **config: Any) -> None:
     })  # fmt: skip
 
 
+def mt5(folder: Path) -> None:
+    """T5's without sentinels, the class named by config.json only."""
+    sentencepiece(
+        folder, "spiece.model", vocab_size=640, model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, byte_fallback=True, character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "config.json", {"model_type": "mt5"})
+    write(folder, "tokenizer_config.json", {"extra_ids": 0})
+
+
+def xlm_roberta(folder: Path) -> None:
+    """Unigram whose special tokens stand one place further than in the file, and <mask> last."""
+    sentencepiece(
+        folder, "sentencepiece.bpe.model", vocab_size=500, model_type="unigram", normalization_rule_name="nmt_nfkc",
+        hard_vocab_limit=False, character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "XLMRobertaTokenizer"})
+
+
+def albert(folder: Path, **config: Any) -> None:
+    """Unigram in lower case, without accents."""
+    sentencepiece(
+        folder, "spiece.model", vocab_size=400, model_type="unigram", pad_id=0, unk_id=1, bos_id=-1, eos_id=-1,
+        control_symbols="[CLS],[SEP],[MASK]", user_defined_symbols='(,),",-,.,–,£,€', hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc_cf", character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "AlbertTokenizer", **config})
+
+
+def xlnet(folder: Path) -> None:
+    sentencepiece(
+        folder, "spiece.model", vocab_size=400, model_type="unigram", unk_id=0, bos_id=1, eos_id=2,
+        control_symbols="<cls>,<sep>,<pad>,<mask>,<eod>", user_defined_symbols="<eop>,.,(,),”,-,–,£,€",
+        hard_vocab_limit=False, normalization_rule_name="nmt_nfkc", character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "XLNetTokenizer"})
+
+
+def openai_gpt(folder: Path) -> None:
+    """GPT-1: lower case, words that end in </w>, and <unk> for what is not in the vocabulary."""
+    core = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.train_from_iterator(LEARN, trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    ))  # fmt: skip
+    write_merges(core, folder)
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "OpenAIGPTTokenizer"})
+
+
+def whisper(folder: Path) -> None:
+    """GPT-2's merges, and special tokens in a file of their own."""
+    core = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), 600, [])
+    write_merges(core, folder, {"<|endoftext|>": core.get_vocab_size()})
+    special = ["<|startoftranscript|>", "<|en|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
+    write(
+        folder, "added_tokens.json", {token: core.get_vocab_size() + 1 + place for place, token in enumerate(special)}
+    )
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "WhisperTokenizer"})
+    write(folder, "special_tokens_map.json", {"additional_special_tokens": special, "eos_token": "<|endoftext|>"})
+
+
+def m2m100(folder: Path) -> None:
+    """BPE of SentencePiece, ids of fairseq, a token for each language."""
+    sentencepiece(
+        folder, "sentencepiece.bpe.model", vocab_size=640, model_type="bpe", normalization_rule_name="nmt_nfkc",
+        character_coverage=0.999,
+    )  # fmt: skip
+    pieces = [piece.text for piece in SentencePieceModel.read(folder / "sentencepiece.bpe.model").pieces[3:]]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *sorted(pieces), "madeupword0000"]
+    write(folder, "vocab.json", {word: index for index, word in enumerate(words)})
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "M2M100Tokenizer", "src_lang": "zh"})
+
+
+def tekken(folder: Path) -> None:
+    """Mistral's file: ranks behind the special tokens, more of them than the model uses."""
+    core = byte_level(pipelines.cut_by(pipelines.CL100K), 700, [])
+    rows = sorted((index, bytes_of(token) or b"") for token, index in core.get_vocab().items())
+    rows = [(index, data) for index, data in enumerate(sorted((data for _, data in rows), key=len))]
+    named = [{"rank": rank, "token_str": token, "is_control": True}
+             for rank, token in enumerate(("<unk>", "<s>", "</s>", "[INST]", "[/INST]"))]  # fmt: skip
+    write(folder, "tekken.json", {
+        "config": {"pattern": pipelines.CL100K, "num_vocab_tokens": len(rows), "default_vocab_size": len(rows) - 20,
+                   "default_num_special_tokens": 10, "version": "v7"},
+        "vocab": [{"rank": rank, "token_bytes": base64.b64encode(data).decode(), "token_str": None}
+                  for rank, data in rows],
+        "special_tokens": named,
+    })  # fmt: skip
+
+
+CODE = "raise SystemExit('foreign code was run')\n# <|user|>\n"
+
+
+def chatglm6b(folder: Path) -> None:
+    """ice_text.model of unigrams with pieces for white space, and a class that is Python code."""
+    blanks = [f"<|blank_{count}|>" for count in range(2, 81)]
+    sentencepiece(
+        folder, "ice_text.model", vocab_size=900, model_type="unigram", byte_fallback=True, pad_id=3, eos_id=2,
+        normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, character_coverage=0.99,
+        user_defined_symbols=["<n>", "<|tab|>", *blanks, "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"],
+    )  # fmt: skip
+    write(folder, "tokenization_chatglm.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "ChatGLMTokenizer", "bos_token": "<sop>", "eos_token": "<eop>", "gmask_token": "[gMASK]",
+        "mask_token": "[MASK]", "pad_token": "<pad>", "unk_token": "<unk>", "num_image_tokens": 0,
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    })  # fmt: skip
+
+
+def chatglm3(folder: Path) -> None:
+    """BPE of SentencePiece, and marks and roles behind its ids."""
+    sentencepiece(
+        folder, "tokenizer.model", vocab_size=800, model_type="bpe", byte_fallback=True, character_coverage=0.99,
+        normalization_rule_name="identity", remove_extra_whitespaces=False,
+    )  # fmt: skip
+    write(folder, "tokenization_chatglm.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "ChatGLMTokenizer", "remove_space": False, "do_lower_case": False,
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    })  # fmt: skip
+
+
+def coded_ranks(folder: Path, name: str, file: str, **config: Any) -> None:
+    """Byte ranks under a class that is Python code: Qwen-7B's and GLM-4-9B's."""
+    tiktoken_file(folder)
+    (folder / "tokenizer.model").rename(folder / file)
+    write(folder, "tokenization_mine.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": name, "auto_map": {"AutoTokenizer": [f"tokenization_mine.{name}", None]}, **config,
+    })  # fmt: skip
+
+
 MAKERS = {
     "gpt2": gpt2, "roberta": roberta, "clip": clip, "bert": bert, "llama3": llama3, "qwen": qwen, "t5": t5,
-    "llama2": llama2,
+    "llama2": llama2, "mt5": mt5, "xlm_roberta": xlm_roberta, "albert": albert, "xlnet": xlnet,
+    "openai_gpt": openai_gpt, "whisper": whisper,
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Tokenizers of other models: the ids of `transformers`, no special token from text, written back unchanged."""
 
+import base64
 import json
 import logging
 from pathlib import Path
@@ -155,6 +156,45 @@ def test_byte_ranks_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(tmp_path)
     for text in TEXTS:
         assert tokenizer.encode(text) == reference.encode_ordinary(text), text
+
+
+def test_tekken_is_read_as_its_own_library_and_transformers_read_it(tmp_path: Path) -> None:
+    tiktoken, transformers = pytest.importorskip("tiktoken"), pytest.importorskip("transformers")
+    makers.tekken(tmp_path)
+    told = json.loads((tmp_path / "tekken.json").read_text())
+    tokenizer, first = Tokenizer.load(tmp_path), 10
+    assert tokenizer.vocabulary == told["config"]["default_vocab_size"]
+    assert tokenizer.special["[/INST]"] == 4 and tokenizer.special["<SPECIAL_9>"] == 9
+    kept = told["vocab"][: tokenizer.vocabulary - first]
+    ranks = {base64.b64decode(row["token_bytes"]): row["rank"] for row in kept}
+    reference = tiktoken.Encoding("x", pat_str=told["config"]["pattern"], mergeable_ranks=ranks, special_tokens={})
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert ids == [first + rank for rank in reference.encode_ordinary(text)], text
+        if not spells_special(tokenizer, text):
+            assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert tokenizer.decode(ids) == text
+    marked = "<s>[INST]a b[/INST] c</s>"
+    assert tokenizer.encode_template(marked) == theirs(marked, add_special_tokens=False)["input_ids"]
+    makers.write(tmp_path, "tekken.json", told | {"vocab": told["vocab"][5:]})
+    with pytest.raises(AthanorError, match=r"tekken\.json is no tekken file"):
+        Tokenizer.load(tmp_path)
+
+
+def test_m2m100_has_the_ids_of_its_vocabulary_and_a_token_for_each_language(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    makers.m2m100(tmp_path)
+    theirs, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    languages = {f"__{code}__": index for code, index in theirs.lang_code_to_id.items()}
+    assert len(languages) == 100 and languages.items() <= tokenizer.special.items()
+    assert tokenizer.core.encode("the cat").ids == theirs("the cat")["input_ids"]  # __zh__ … </s>
+    for text in [*LEARN[:6], "plain  words ", " one", "日本 q", "ＡＢＣ１２ ½", "\U0001f642 x", *random_words(60)]:
+        assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+    told = json.loads((tmp_path / "vocab.json").read_text())
+    makers.write(tmp_path, "vocab.json", {token: index for token, index in told.items() if index != 40})
+    with pytest.raises(AthanorError, match=r"vocab\.json does not fit"):
+        Tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("legacy", [None, False, True])
