@@ -18,6 +18,10 @@ from athanor.base.words import say
 
 VERBS = {  # verb: (English, 中文)
     "run": ("run a recipe: from raw documents to a served chat model", "运行配方：从原始文档到可对话的模型"),
+    "finetune": (
+        "teach a model conversations: LoRA, QLoRA and others, every value chosen with its reason",
+        "微调模型：LoRA、QLoRA 等，每个取值都附理由",
+    ),
     "plan": (
         "parameters, FLOPs, memory and time of a recipe, before anything starts",
         "开始之前：参数量、算力、内存与时间",

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from athanor.base.errors import AthanorError
 
@@ -25,10 +25,15 @@ def hash_json(value: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """BLAKE2b-128 of a file's bytes, read in blocks."""
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return hash_stream(file)
+
+
+def hash_stream(file: IO[bytes]) -> str:
+    """BLAKE2b-128 of what is left to read of an open file."""
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

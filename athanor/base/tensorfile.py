@@ -49,13 +49,16 @@ class TensorWriter:
     Args:
         path: created, or written anew.
         entries: dtype ('F32', 'F16', 'BF16', 'I64') and shape of every tensor.
+        words: further words among the file's metadata (the library writes several in an order that changes).
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]]):
+    def __init__(
+        self, path: Path, entries: Mapping[str, tuple[str, tuple[int, ...]]], words: Mapping[str, str] | None = None
+    ):
         self.path = path
         kinds = list(SIZES)
         self.order = sorted(entries, key=lambda name: (kinds.index(entries[name][0]), name))
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(words or {})}}
         self.bytes: dict[str, int] = {}
         end = 0
         for name in self.order:

@@ -17,12 +17,13 @@ class LocalSubject:
     Args:
         folder: a model's folder.
         dtype: 'auto' (bf16 where the hardware has it), 'float32' or 'bfloat16'.
+        adapter: the folder of an adapter to put beside it.
     """
 
-    def __init__(self, folder: Path, dtype: str = "auto"):
-        runtime = open_model(folder, dtype)
+    def __init__(self, folder: Path, dtype: str = "auto", adapter: Path | None = None):
+        runtime = open_model(folder, dtype, adapter=adapter)
         self.model, self.tokenizer, self.engine = runtime.model, runtime.tokenizer, runtime.engine
-        self.chat_prompt = runtime.chat_prompt
+        self.chat_prompt, self.template = runtime.chat_prompt, runtime.template
         self.context = self.engine.context
 
     def score(self, texts: Sequence[str], progress: Progress | None = None) -> list[float]:

@@ -104,7 +104,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens of a prompt, as it is handed over, and its answer together."""
-        return self.model.config.max_positions - (0 if self.blanks is None else ADDED)
+        return self.model.room - (0 if self.blanks is None else ADDED)
 
     def generate_batch(
         self,

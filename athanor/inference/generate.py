@@ -49,7 +49,7 @@ def check_request(model: LanguageModel, ids: Sequence[int], sampling: Sampling, 
     Raises:
         AthanorError: the prompt is empty, too long or not of this vocabulary, or the sampling does not fit the model.
     """
-    vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
+    vocabulary, positions = model.config.vocabulary or 0, model.room
     if not 0 < len(ids) < positions:
         raise AthanorError(
             f"the prompt has {len(ids)} tokens", allowed=f"1 to {positions - 1} tokens, the model's positions less one",

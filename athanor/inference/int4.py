@@ -9,12 +9,13 @@ weight once and keeps it, at the memory of a bfloat16 model: best for many rows 
 Shape letters: N rows of a weight (outputs), K columns (inputs), G groups of a row, C columns of a group.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Function
 
 from athanor.base.errors import AthanorError
 
@@ -112,6 +113,23 @@ def dequantize_int4(codes: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dty
 # ------------------------------------------------------------------------------------------------------ the modules
 
 
+class FrozenProduct(Function):
+    """x W^T with a frozen weight that is made from its codes when it is needed, forward and backward, and not kept.
+
+    Kept by torch's own product until the backward pass, the weights of all layers would be there at once, which is
+    what INT4 is to avoid (QLoRA, Dettmers et al. 2023, equation 5).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, make: Callable[[torch.dtype], Tensor]) -> Tensor:
+        ctx.make = make
+        return F.linear(x, make(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return dy @ ctx.make(dy.dtype), None
+
+
 class Int4Linear(nn.Module):
     """A linear layer with INT4 weights; `kernel` says how it computes."""
 
@@ -151,6 +169,9 @@ class Int4Linear(nn.Module):
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.packed, self.group_size, self.scales_and_zeros)
             y = y.to(x.dtype).view(*x.shape[:-1], self.out_features)
             return y if self.bias is None else y + self.bias
+        if self.kernel == "plain" and x.requires_grad and torch.is_grad_enabled():
+            y = FrozenProduct.apply(x, lambda dtype: self.weight.to(dtype))
+            return y if self.bias is None else y + self.bias
         weight = self.made.to(x.dtype) if self.kernel == "unpacked" else self.weight.to(x.dtype)
         return F.linear(x, weight, self.bias)
 
@@ -177,7 +198,15 @@ class Int8Linear(nn.Module):
             self.register_buffer(name, with_room_behind(tensors[name]))
         self.register_buffer("bias", bias)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight it stands for, float32 (N, K)."""
+        return self.codes.float() * self.scale.float()[:, None]
+
     def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            y = FrozenProduct.apply(x, lambda dtype: self.weight.to(dtype))
+            return y if self.bias is None else y + self.bias
         rows = x.numel() // x.shape[-1]
         if rows <= FEW_ROWS and x.dtype == torch.bfloat16 and x.device.type == "cpu":
             y = torch._weight_int8pack_mm(x.reshape(rows, -1), self.codes, self.scale).view(*x.shape[:-1], -1)

@@ -35,6 +35,7 @@ from athanor.inference.int4 import (
 )
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import Stored, fill_one, load_checkpoint, read_object, refuse_pickles, rows_of, write_object
+from athanor.models.families import Family
 from athanor.models.language import LanguageModel
 from athanor.models.settings import family_of, read_config, their_config
 
@@ -147,6 +148,13 @@ def load_model(
     )
     set_kernel(model, kernel)
     return model
+
+
+def read_family(folder: Path) -> tuple[Family, Any]:
+    """The family and config of a checkpoint, quantised or not."""
+    record = read_object(folder / "config.json")
+    record.pop("quantization_config", None)
+    return read_config(record, str(folder / "config.json"))
 
 
 def set_kernel(model: LanguageModel, kernel: Kernel | None) -> None:

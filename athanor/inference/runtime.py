@@ -10,8 +10,11 @@ import torch
 from athanor.base.device import fast_dtype, pick_device, set_threads
 from athanor.base.errors import AthanorError
 from athanor.inference.blanks import find_blanks
+from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
-from athanor.inference.quantize import load_model
+from athanor.inference.quantize import load_model, read_family
+from athanor.models.adapters.attach import attach
+from athanor.models.adapters.files import read_adapter
 from athanor.models.language import LanguageModel
 from athanor.tokens.chat import Template, check_vocabulary, end_ids, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation, Turn
@@ -42,10 +45,11 @@ class Runtime:
         return require_template(self.template).prompt_ids(Conversation(tuple(turns), tools=tuple(tools)))
 
 
-def open_model(folder: Path, dtype: str = "auto", device: str = "auto") -> Runtime:
+def open_model(folder: Path, dtype: str = "auto", device: str = "auto", adapter: Path | None = None) -> Runtime:
     """Open a model's folder, 16-bit or INT4, ours or another's.
 
     Args:
+        adapter: the folder of an adapter to put beside it.
         dtype: 'auto' (bf16 where the hardware multiplies it), 'float32' or 'bfloat16'.
 
     Raises:
@@ -55,7 +59,12 @@ def open_model(folder: Path, dtype: str = "auto", device: str = "auto") -> Runti
     place = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise AthanorError(f"dtype={dtype!r} is not known", allowed="auto, " + ", ".join(DTYPES))
-    model = load_model(folder, dtype=fast_dtype(place) if dtype == "auto" else DTYPES[dtype], device=place)
+    # A packed kernel gives away the codes, which a decomposed adapter needs.
+    kernel = "plain" if adapter is not None and is_quantized(folder) else None
+    model = load_model(folder, fast_dtype(place) if dtype == "auto" else DTYPES[dtype], kernel, place)
+    if adapter is not None:
+        family, config = read_family(folder)
+        attach(model, family, read_adapter(adapter, family, config))
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, model.config.vocabulary, folder)
     stored = stored_ends(folder)

@@ -84,7 +84,7 @@ def windows(ids: Sequence[int], length: int, overlap: int) -> Iterator[tuple[Seq
 
 
 def _check(model: LanguageModel, number: int, ids: Sequence[int], first: int) -> None:
-    vocabulary, positions = model.config.vocabulary or 0, model.config.max_positions
+    vocabulary, positions = model.config.vocabulary or 0, model.room
     if not 0 < len(ids) <= positions:
         raise AthanorError(f"row {number} has {len(ids)} tokens", allowed=f"1 to {positions}, the model's positions")
     if not 1 <= first <= len(ids):

@@ -368,7 +368,7 @@ def from_head(x: Tensor, group: int) -> Tensor:
 
 
 def linear_cross_entropy(
-    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0
+    hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float = 0.0, fused: bool = True
 ) -> tuple[Tensor, Tensor]:
     """-log softmax(hidden weight)[target], in nats, float32: the sum, and every row's without gradient.
 
@@ -377,7 +377,10 @@ def linear_cross_entropy(
 
     Args:
         z_loss: the sum holds this times log(sum exp(logits))^2 as well (PaLM, Chowdhery et al. 2022, section 5).
+        fused: as said; else all logits at once, as the plain formula has them.
     """
+    if not fused:
+        return plain_linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss)
     if torch.is_grad_enabled() and (hidden_XD.requires_grad or weight_VD.requires_grad):
         return LinearCrossEntropy.apply(hidden_XD, weight_VD, targets_X, z_loss)
     pieces = [
@@ -418,7 +421,8 @@ class LinearCrossEntropy(Function):
         loss_X = torch.empty(len(hidden_XD), device=device)
         extra = torch.zeros((), device=device)
         dhidden_XD = torch.empty_like(hidden_XD)
-        dweight_VD = torch.zeros(weight_VD.shape, device=device)
+        learns = ctx.needs_input_grad[1]  # a frozen head needs no gradient
+        dweight_VD = torch.zeros(weight_VD.shape if learns else (0,), device=device)
         for rows in chunks(len(hidden_XD)):
             logits_XV = F.linear(hidden_XD[rows], weight_VD)
             if z_loss:
@@ -433,12 +437,13 @@ class LinearCrossEntropy(Function):
                 p_X1 = p_XV.gather(1, targets_X[rows, None])
             p_XV.scatter_(1, targets_X[rows, None], p_X1 - 1)
             torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
-            dweight_VD += p_XV.t() @ hidden_XD[rows]
+            if learns:
+                dweight_VD += p_XV.t() @ hidden_XD[rows]
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(loss_X)
         return loss_X.sum() + extra, loss_X
 
     @staticmethod
-    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
-        return dhidden_XD * dtotal, dweight_VD * dtotal, None, None
+        return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None

@@ -42,6 +42,11 @@ class LanguageModel(nn.Module):
         said = config.vocabulary - config.silent_ids
         self.head = None if config.tied else nn.Linear(config.width, said, bias=config.bias_head)
 
+    @property
+    def room(self) -> int:
+        """Positions that a text and its answer may have: all but those of a prefix."""
+        return self.config.max_positions - self.shift
+
     def initialise(self, seed: int) -> "LanguageModel":
         """Draw every weight anew: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to the stream.
 
@@ -162,11 +167,13 @@ class LanguageModel(nn.Module):
         )
         return self.score(hidden_BTD, targets_BT).sums()
 
-    def score(self, hidden_BTD: Tensor, targets_BT: Tensor, z_loss: float = 0.0) -> "Scores":
+    def score(self, hidden_BTD: Tensor, targets_BT: Tensor, z_loss: float = 0.0, fused: bool = True) -> "Scores":
         """How well the head's scores for the trunk's output foretell the targets."""
         if self.config.logit_scale != 1.0:
             hidden_BTD = hidden_BTD * self.config.logit_scale
-        return score(hidden_BTD, self.tokens if self.head is None else self.head, targets_BT, z_loss=z_loss)
+        return score(
+            hidden_BTD, self.tokens if self.head is None else self.head, targets_BT, z_loss=z_loss, fused=fused
+        )
 
 
 @dataclass(frozen=True)
@@ -201,25 +208,26 @@ def score(
     targets_BT: Tensor,
     bias_V: Tensor | None = None,
     z_loss: float = 0.0,
+    fused: bool = True,
 ) -> Scores:
     """The cross-entropies of a head's scores.
 
     Args:
         head: a product of its own, or the embedding that it shares its weight with.
         bias_V: a number added to each id's score; None: the head's own, where it has one.
-        z_loss: see `kernels.linear_cross_entropy`.
+        z_loss, fused: see `kernels.linear_cross_entropy`.
     """
     hidden_XD, targets_X = hidden_BTD.flatten(0, -2), targets_BT.flatten()
     scored_X, rows_X = targets_X != IGNORED, None
     if not bool(scored_X.all()):  # only what is scored goes through the largest product of the model
         rows_X = scored_X.nonzero().squeeze(1)
         hidden_XD, targets_X = hidden_XD.index_select(0, rows_X), targets_X.index_select(0, rows_X)
-    weight_VD = head.weight
-    bias_V = head.bias if bias_V is None and isinstance(head, nn.Linear) else bias_V
+    weight_VD = head.weight.to(hidden_XD.dtype)  # of a quantised head made from its codes, for this product alone
+    bias_V = getattr(head, "bias", None) if bias_V is None else bias_V
     if bias_V is not None:  # one more input that is always 1
         weight_VD = torch.cat((weight_VD, bias_V[:, None]), 1)
         hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
-    return Scores(*kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss), rows_X)
+    return Scores(*kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss, fused), rows_X)
 
 
 def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:

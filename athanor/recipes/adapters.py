@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,16 +18,14 @@ from athanor.base.files import hash_file, hash_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.settings import Settings
 from athanor.inference import equivalence
-from athanor.inference.dequantize import is_quantized
-from athanor.inference.quantize import load_model
+from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
+from athanor.inference.quantize import load_model, read_family
 from athanor.models.adapters.attach import AnyAdapter, attach, drop, merge
 from athanor.models.adapters.files import read_adapter, save_adapter, with_base
 from athanor.models.adapters.layout import CONFIG, WEIGHTS
-from athanor.models.convert import load_checkpoint, read_object, refuse_pickles, save_checkpoint
-from athanor.models.families import Family
-from athanor.models.settings import read_config
-from athanor.store.artifact import Artifact, Store
-from athanor.store.tensors import hash_tensors
+from athanor.models.convert import Stored, load_checkpoint, refuse_pickles, save_checkpoint
+from athanor.store.artifact import RESUME, Artifact, Store, weights_hash
+from athanor.tokens.chat import generation_of, jinja_of
 
 RECEIPT, CARD = "receipt.json", "README.md"
 KIND, BASE = "adapter", "base"
@@ -62,7 +60,7 @@ def import_adapter(
     source, base = folder_of(settings.path), parents[BASE]
     base.verify()
     progress.start("reading the adapter", None, "")
-    family, config = family_and_config(base.path)
+    family, config = read_family(base.path)
     adapter = read_adapter(source, family, config)
     weights = weights_hash(base)
     if adapter.base not in (None, weights):
@@ -133,7 +131,7 @@ def to_peft(artifact: Artifact, result: Path, licence: str | None, progress: Pro
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(artifact.file(name), result / name)
     progress.start("reading it again and running it beside the base", None, "")
-    family, config = family_and_config(base.path)
+    family, config = read_family(base.path)
     adapters = {
         "stored": read_adapter(artifact.path, family, config), "exported": read_adapter(result, family, config)
     }  # fmt: skip
@@ -169,7 +167,7 @@ def merge_checkpoint(
     """
     compute = compute_type(dense)
     tokenizer = equivalence.open_tokenizer(base_of(artifact).path)
-    family, config = family_and_config(dense)
+    family, config = read_family(dense)
     model = load_checkpoint(dense, dtype=compute)
     stored = next(model.parameters()).dtype
     attach(model, family, read_adapter(artifact.path, family, config), KIND)
@@ -191,6 +189,43 @@ def merge_checkpoint(
     }  # fmt: skip
 
 
+class MergeSettings(Settings):
+    """How an adapter becomes a part of the weights."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number type of the merged weights; unset: that of the base, of an INT4 base float32."""
+
+
+def merge_adapter(
+    settings: MergeSettings, parents: dict[str, Artifact], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """Write the base's weights with the adapter folded in, and receipt.json: merged against adapter beside base.
+
+    Raises:
+        AthanorError (exit code 3): nothing should be lost, and something was.
+    """
+    adapter, base = parents["adapter"], parents[BASE]
+    for artifact in (adapter, base):
+        artifact.verify()
+    progress.start("folding the adapter into the weights", None, "")
+    tokenizer = equivalence.open_tokenizer(base.path)
+    generation = generation_of(base.path, tokenizer)
+    dense = base.path
+    if is_quantized(base.path):
+        dense = folder / RESUME / "dense"
+        shutil.rmtree(dense, ignore_errors=True)
+        dequantize_checkpoint(base.path, dense, generation)
+        tokenizer.save(dense, jinja_of(tokenizer))
+    stored = Stored(dense).dtype()
+    dtype = stored if settings.dtype is None else getattr(torch, settings.dtype)
+    receipt = merge_checkpoint(adapter, dense, folder, dtype, generation)
+    tokenizer.save(folder, jinja_of(tokenizer))
+    write_json(folder / RECEIPT, receipt)
+    progress.finish()
+    logits = receipt["logits"]
+    return {"max_logit_difference": logits["max_logit_difference"], "kl_mean": logits["kl_mean"]}
+
+
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
@@ -201,7 +236,7 @@ def run_beside(folder: Path, adapters: Mapping[str, AnyAdapter]) -> dict[str, An
         `logits`: the first adapter compared with the second; `adapted`: the model alone compared with the first.
     """
     tokenizer = equivalence.open_tokenizer(folder)
-    family, _ = family_and_config(folder)
+    family, _ = read_family(folder)
     # The packed kernel gives away the codes, which a decomposed adapter needs.
     model = load_model(folder, dtype=compute_type(folder), kernel="plain" if is_quantized(folder) else None)
     seen = [equivalence.observe(model, tokenizer)]
@@ -237,26 +272,10 @@ def base_of(artifact: Artifact) -> Artifact:
     return base
 
 
-def family_and_config(folder: Path) -> tuple[Family, Any]:
-    """The family and config of a checkpoint, quantised or not."""
-    record = read_object(folder / "config.json")
-    record.pop("quantization_config", None)
-    return read_config(record, str(folder / "config.json"))
-
-
 def compute_type(folder: Path) -> torch.dtype | None:
     """The number type to run a model in: float32 for small ones, else as stored."""
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return torch.float32 if stored <= SMALL_BYTES else None
-
-
-def weights_hash(artifact: Artifact) -> str:
-    """A hash of every weight of a model by its name, however they are cut into files."""
-    hashes: dict[str, str] = {}
-    for name, row in artifact.record["files"].items():
-        if name.endswith(".safetensors"):
-            hashes |= row.get("tensors") or hash_tensors(artifact.path / name)
-    return hash_json({name: value for name, value in hashes.items() if name})
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

@@ -78,6 +78,21 @@ def among_others() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def join_others(plan: Sequence[Any]) -> bool:
+    """Take the place that `torchrun` gave to this process; whether it is the first, which does the rest alone.
+
+    Raises:
+        AthanorError: several processes, and no step of the plan for more than one.
+    """
+    if int(os.environ["WORLD_SIZE"]) > 1 and not any(spreads(planned.settings) for planned in plan):
+        raise AthanorError(
+            f"{os.environ['WORLD_SIZE']} processes were started, and every step of the recipe runs in one",
+            fix="set an engine, such as pretrain.engine=ddp, or start without torchrun",
+        )
+    bind_device()
+    return os.environ["RANK"] == "0"
+
+
 def bind_device() -> None:
     """Let this process compute on the GPU that its number says, where there are GPUs."""
     import torch

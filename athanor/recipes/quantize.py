@@ -16,10 +16,11 @@ from athanor.evaluation.evaluate import exam_rows, heldout_texts
 from athanor.evaluation.exam import accuracy, examine
 from athanor.evaluation.statistics import Estimate, share
 from athanor.evaluation.subject import LocalSubject
+from athanor.inference import equivalence
 from athanor.inference.quantize import Quantization, compare, kernels, quantize_checkpoint
 from athanor.inference.score import windows
 from athanor.store.artifact import Artifact
-from athanor.tokens.chat import jinja_of
+from athanor.tokens.chat import generation_of, jinja_of
 from athanor.tokens.tokenizer import Tokenizer
 
 RECEIPT = "receipt.json"
@@ -44,6 +45,32 @@ class QuantizeSettings(Settings):
     """Largest relative rise of bits per byte."""
     most_accuracy_lost: float = pydantic.Field(default=0.02, ge=0, le=1)
     """Largest fall of the share of right answers."""
+
+
+class Int4Settings(Settings):
+    """How to quantise where there is no corpus to compare on."""
+
+    group_size: Literal[32, 64, 128] = 32
+    """Weights that share a scale."""
+    embedding_bits: Literal[4, 8] = 8
+    head_bits: Literal[4, 8] = 8
+
+
+def make_int4(settings: Int4Settings, parents: dict[str, Artifact], folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write the INT4 checkpoint with its tokenizer, and what it lost on a fixed set of texts in receipt.json."""
+    source = parents["model"]
+    source.verify()
+    progress.start("quantising", None, "")
+    sizes = quantize_checkpoint(source.path, folder, Quantization(**settings.model_dump()))
+    tokenizer = Tokenizer.load(source.path)
+    tokenizer.save(folder, jinja_of(tokenizer))
+    write_json(folder / "generation_config.json", generation_of(source.path, tokenizer))
+    progress.start("comparing with the 16-bit model", None, "")
+    seen = [equivalence.observe_folder(place, tokenizer) for place in (source.path, folder)]
+    receipt = {**sizes, "logits": equivalence.compare_behaviour(*seen)}
+    write_json(folder / RECEIPT, receipt)
+    progress.finish(kl=receipt["logits"]["kl_mean"])
+    return {**sizes, "kl_mean": round(receipt["logits"]["kl_mean"], 6)}
 
 
 def quantize(

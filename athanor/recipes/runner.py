@@ -24,10 +24,13 @@ from athanor.base.tables import duration, size
 from athanor.base.words import say
 from athanor.recipes.code import code_version
 from athanor.recipes.dial import Choice, choose
-from athanor.recipes.processes import Job, run_job
+from athanor.recipes.processes import Job, run_job, spreads
 from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.steps import Step, step_named
 from athanor.store.artifact import RESUME, Artifact, Store, artifact_name
+from athanor.training.engines.part import PartDone
+
+LOOK = 0.2  # seconds between two looks for what another process makes
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,21 @@ class PlannedStep:
     chosen: dict[str, Choice]
 
 
-def plan_recipe(recipe: Recipe) -> list[PlannedStep]:
+def plan_recipe(recipe: Recipe, given: Mapping[str, str] | None = None) -> list[PlannedStep]:
     """Fill in every setting and name every artifact before anything runs.
+
+    Args:
+        given: artifacts of the store that steps name as parents: the name used there -> the artifact's.
 
     Raises:
         AthanorError: a setting is unknown or out of range, or a source to be read is not there.
     """
     planned: dict[str, PlannedStep] = {}
     for row in recipe.steps:
-        parents = {role: planned[name].artifact for role, name in row.parents.items()}
+        parents = {
+            role: planned[name].artifact if name in planned else (given or {})[name]
+            for role, name in row.parents.items()
+        }
         planned[row.name] = _plan_step(row, recipe, parents)
     return list(planned.values())
 
@@ -116,6 +125,25 @@ def run_recipe(
     return made
 
 
+def follow_recipe(plan: Sequence[PlannedStep], store: Store, progress: Progress) -> None:
+    """What a process that `torchrun` started does when it is not the first: it takes part in the steps that spread.
+
+    All processes share the store; what the first one makes alone is waited for.
+    """
+    for planned in plan:
+        if not spreads(planned.settings) or store.has(planned.artifact):
+            continue
+        while not all(store.has(parent) for parent in planned.parents.values()):
+            progress.check()
+            time.sleep(LOOK)
+        with contextlib.suppress(PartDone):
+            run_job(_job(planned, store, store.workplace(planned.artifact)), progress)
+
+
+def _job(planned: PlannedStep, store: Store, folder: Path) -> Job:
+    return Job(planned.do, planned.name, planned.settings, planned.parents, store.root.resolve(), folder.resolve())
+
+
 def make_artifact(
     planned: PlannedStep, store: Store, progress: Progress, expected: dict[str, Any] | None = None
 ) -> Artifact:
@@ -125,10 +153,7 @@ def make_artifact(
         empty_folder(folder, keep=RESUME)
         clock = time.monotonic()
         try:
-            job = Job(
-                planned.do, planned.name, planned.settings, planned.parents, store.root.resolve(), folder.resolve()
-            )
-            measurements = run_job(job, progress)
+            measurements = run_job(_job(planned, store, folder), progress)
         except (AthanorError, OSError) as problem:
             _tidy(folder)
             raise explain_disk_error(problem, folder) if isinstance(problem, OSError) else problem from None

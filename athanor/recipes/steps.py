@@ -92,14 +92,23 @@ STEPS = {
     "mix": Step("athanor.data.packing.mixture:mix_sources", "MixSettings", "shards", ("sources+",)),
     "pretrain": Step("athanor.training.pretrain:pretrain", "PretrainSettings", "model", ("shards", "tokenizer")),
     "finetune": Step(
-        "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards")
+        "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards?")
     ),
+    "adapt": Step(
+        "athanor.training.adapt:adapt", "AdaptSettings", "adapter", ("base", "conversations", "shards?")
+    ),
+    "merge": Step("athanor.recipes.adapters:merge_adapter", "MergeSettings", "model", ("adapter", "base")),
+    "int4": Step("athanor.recipes.quantize:make_int4", "Int4Settings", "model", ("model",)),
     "quantize": Step(
         "athanor.recipes.quantize:quantize", "QuantizeSettings", "model", ("model", "corpus", "conversations")
     ),
     "evaluate": Step(
         "athanor.evaluation.evaluate:evaluate", "EvaluateSettings", "evaluation",
         ("before", "after", "corpus", "conversations", "contamination?"),
+    ),
+    "answers": Step(
+        "athanor.evaluation.answers:judge_answers", "AnswersSettings", "evaluation",
+        ("before", "after", "conversations"),
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
     "extend": Step("athanor.recipes.extend_model:extend_model", "ExtendSettings", "model", ("model", "documents")),

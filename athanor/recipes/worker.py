@@ -13,7 +13,7 @@ from athanor.base.errors import EXIT_FAILED, AthanorError
 from athanor.base.progress import SilentProgress, make_progress
 from athanor.base.stopping import StopRequest
 from athanor.recipes.processes import JOB, RESULT, Job, bind_device, error_file
-from athanor.training.engines.engine import PartDone
+from athanor.training.engines.part import PartDone
 
 
 def main(folder: Path) -> int:

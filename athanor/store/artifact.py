@@ -109,6 +109,15 @@ def several(parents: Mapping[str, Artifact], role: str) -> dict[str, Artifact]:
     return {name.partition(".")[2]: artifact for name, artifact in parents.items() if name.startswith(f"{role}.")}
 
 
+def weights_hash(artifact: Artifact) -> str:
+    """A hash of every weight of a model by its name, however they are cut into files."""
+    hashes: dict[str, str] = {}
+    for name, row in artifact.record["files"].items():
+        if name.endswith(".safetensors"):
+            hashes |= row.get("tensors") or hash_tensors(artifact.path / name)
+    return hash_json({name: value for name, value in hashes.items() if name})
+
+
 class Store:
     """All artifacts of one person or project: a folder."""
 

@@ -1,7 +1,8 @@
 """Checkpoints for resuming: written whole or not at all, every tensor checksummed, the newest good one is used.
 
 Layout of the folder: step-00000200/{state.safetensors, metrics.jsonl, state.json}, and `newest`, which names the last
-one. No checkpoint format in use notices a flipped bit (safetensors, torch.save, torch DCP); this one does.
+one. Several processes write files of torch's DCP in the place of state.safetensors (`background.py`, `parts.py`), with
+a checksum for each. No format in use notices a flipped bit (safetensors, torch.save, torch DCP); this one does.
 """
 
 import json
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import (
     explain_disk_error,
     hash_bytes,
+    hash_file,
     hash_json,
     read_json,
     sync_file,
@@ -28,6 +30,7 @@ from athanor.base.files import (
 from athanor.base.tensorfile import TensorWriter
 from athanor.models.convert import NAMES, raw
 from athanor.store.tensors import hash_header, hash_tensors
+from athanor.training.engines.engine import Engine, owner_of
 from athanor.training.history import METRICS
 
 TENSORS, STATE, NEWEST, BEST = "state.safetensors", "state.json", "newest", "best"
@@ -35,12 +38,26 @@ TENSORS, STATE, NEWEST, BEST = "state.safetensors", "state.json", "newest", "bes
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint read back: the next step, tensors by name, the state of the loop, and the rows so far."""
+    """A checkpoint that is whole: the next step, where its tensors are, the state of the loop, and the rows so far."""
 
     step: int
-    tensors: dict[str, Tensor]
+    path: Path
     state: dict[str, Any]
     lines: str
+
+    def parts(self, engine: Engine) -> dict[str, Tensor]:
+        """The part of every tensor that this process holds, whoever wrote it."""
+        if not (self.path / TENSORS).is_file():
+            from athanor.training.parts import read_parts  # torch's DCP takes a second to load
+
+            return read_parts(self.path, engine)
+        with safe_open(self.path / TENSORS, framework="pt") as file:
+            return {name: engine.part(owner_of(name), file.get_tensor(name)) for name in file.keys()}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of every tensor."""
+        return self.parts(Engine())
 
 
 class Checkpoints:
@@ -72,16 +89,43 @@ class Checkpoints:
         Raises:
             AthanorError: the disk is full; every older checkpoint is still there.
         """
-        final = self.folder / f"step-{step:08d}"
-        temporary = self.folder / f".{final.name}.tmp"
+        self.begin(step)
+        path = self.temporary(step) / TENSORS
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            hashes = write_tensors(temporary / TENSORS, tensors)
+            hashes = write_tensors(path, tensors)
+            sync_file(path)
+        except OSError as problem:
+            self.abandon(step)
+            raise explain_disk_error(problem, path) from problem
+        self.commit(step, {"tensors": hashes}, state, lines, best)
+
+    def temporary(self, step: int) -> Path:
+        """Where the checkpoint of a step is written."""
+        return self.folder / f".step-{step:08d}.tmp"
+
+    def begin(self, step: int) -> None:
+        """Make the empty temporary folder."""
+        try:
+            shutil.rmtree(self.temporary(step), ignore_errors=True)
+            self.temporary(step).mkdir(parents=True)
+        except OSError as problem:
+            raise explain_disk_error(problem, self.folder) from problem
+
+    def abandon(self, step: int) -> None:
+        """Give the space of an unfinished checkpoint back."""
+        shutil.rmtree(self.temporary(step), ignore_errors=True)
+
+    def commit(self, step: int, sums: Mapping[str, Any], state: Mapping[str, Any], lines: str, best: bool) -> None:
+        """Make whole what stands, written and synced, in the temporary folder, and delete what is too old.
+
+        Args:
+            sums: checksums of the tensors or of the files.
+        """
+        final, temporary = self.folder / f"step-{step:08d}", self.temporary(step)
+        try:
             (temporary / METRICS).write_text(lines, encoding="utf-8")
-            for name in (TENSORS, METRICS):
-                sync_file(temporary / name)
-            row = {"step": step, "tensors": hashes, "metrics": hash_bytes(lines.encode()), "state": dict(state)}
+            sync_file(temporary / METRICS)
+            row = {"step": step, **sums, "metrics": hash_bytes(lines.encode()), "state": dict(state)}
             write_json(temporary / STATE, {**row, "seal": hash_json(row)})
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
@@ -89,7 +133,7 @@ class Checkpoints:
             for name in (NEWEST, BEST) if best else (NEWEST,):
                 write_atomic(self.folder / name, final.name + "\n")
         except OSError as problem:
-            shutil.rmtree(temporary, ignore_errors=True)
+            self.abandon(step)
             raise explain_disk_error(problem, final) from problem
         for old in self.all()[: -self.keep]:
             if old.name != self._named(BEST):
@@ -136,7 +180,7 @@ class Checkpoints:
 def read_checkpoint(path: Path) -> Found:
     """The content of a checkpoint that was found whole."""
     row = read_json(path / STATE)
-    return Found(row["step"], load_file(path / TENSORS), row["state"], (path / METRICS).read_text(encoding="utf-8"))
+    return Found(row["step"], path, row["state"], (path / METRICS).read_text(encoding="utf-8"))
 
 
 def step_of(path: Path) -> int:
@@ -166,6 +210,9 @@ def what_is_wrong(path: Path) -> str:
             return f"{STATE} has changed since it was written"
         if hash_bytes((path / METRICS).read_bytes()) != row["metrics"]:
             return f"{METRICS} has changed since it was written"
+        if "files" in row:
+            changed = [name for name, one in row["files"].items() if hash_file(path / name) != one]
+            return f"{', '.join(changed[:3])} has changed since it was written" if changed else ""
         found = hash_tensors(path / TENSORS)
         changed = [name or "the header" for name, one in row["tensors"].items() if found.get(name) != one]
         if changed or len(found) != len(row["tensors"]):

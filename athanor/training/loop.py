@@ -76,6 +76,7 @@ def take_step(run: Run) -> None:
     if run.engine.any(asked or due):
         run.save()
     if asked:
+        run.settle()
         raise Stopped(run.progress.stop.by_system)
 
 

@@ -38,6 +38,7 @@ class MasterOptimizer:
         betas: tuple[float, float],
         weight_decay: float,
         engine: Engine | None = None,
+        fused: bool = True,
     ):
         self.engine = engine or Engine()
         learning = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
@@ -62,7 +63,7 @@ class MasterOptimizer:
             {"params": [master for master in others if master.dim() < 2], "weight_decay": 0.0},
         ]
         if groups := [group for group in groups if group["params"]]:
-            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=True))
+            self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -123,7 +124,8 @@ class MasterOptimizer:
             master.copy_(states[name]["master"])
             for optimizer in self.optimizers:
                 if any(master is one for group in optimizer.param_groups for one in group["params"]):
-                    moments = {key: value.clone() for key, value in states[name].items() if key in MOMENTS}
+                    kept = {key: value for key, value in states[name].items() if key in MOMENTS}
+                    moments = {key: value.to(master.device, copy=True) for key, value in kept.items()}
                     optimizer.state.pop(master, None)
                     if moments:
                         optimizer.state[master] = moments

@@ -19,13 +19,12 @@ from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Objective
-from athanor.training.objectives.next_token import TokenBatch, next_token_loss, to_tensors
-from athanor.training.settings import LoopSettings
+from athanor.training.objectives.next_token import NextTokenSettings, TokenBatch, next_token_loss, to_tensors
 from athanor.training.setup import DtypeName, prepare, save_model, summary, write_metrics
 from athanor.training.watching import looks
 
 
-class PretrainSettings(LoopSettings):
+class PretrainSettings(NextTokenSettings):
     """The shape of the network and how it is trained."""
 
     layers: int = pydantic.Field(ge=1)
@@ -82,7 +81,9 @@ def pretrain(
     sources = dict(enumerate(batches.names)) if isinstance(batches, MixedBatches) else None
     objective = Objective(
         batch=lambda step, rank, world: read_batch(batches, step, rank, world, device),
-        loss=next_token_loss(model.config, settings.balance, settings.z_loss, sources),
+        loss=next_token_loss(
+            model.config, settings.balance, settings.z_loss, sources, settings.fused_loss, settings.document_mask
+        ),
         tokens=settings.rows * settings.context,
         flops=float(settings.rows * settings.context * flops_per_token(model.config, settings.context)),
         **looks(settings, tokenizer, shards.path, settings.context),

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,8 @@ from torch import nn
 from athanor.base.progress import Progress
 from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
-from athanor.training.engines.engine import Engine, PartDone
+from athanor.training.engines.engine import Engine
+from athanor.training.engines.part import PartDone
 from athanor.training.guard import Guard
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
@@ -38,26 +40,31 @@ class Run:
         self.objective, self.settings, self.work = objective, settings, work
         self.progress, self.engine, self.model = progress, engine, model
         self.module = engine.wrap(Scored(model, objective.loss))
-        self.optimizer = MasterOptimizer(model, settings.optimizer, settings.betas, settings.weight_decay, engine)
+        self.optimizer = MasterOptimizer(
+            model, settings.optimizer, settings.betas, settings.weight_decay, engine, settings.fused_optimizer
+        )
         names, masters = self.optimizer.names, self.optimizer.masters
         self.average = None if settings.average is None else Average(names, masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
+        self.writer: Any = self.checkpoints if engine.places == 1 else in_background(self.checkpoints, engine)
         self.guard = Guard(settings.on_spike)
         self.history = History(work / METRICS if engine.first else None)
         self.step, self.saved = 0, time.monotonic()
         self.show = Show(objective, settings, progress, work.parent.name) if engine.first else None
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        tensors = dict(self.optimizer.tensors())
+        """Write a checkpoint; several processes write it while they go on, see `settle`."""
+        parts = dict(self.optimizer.tensors())
         if self.average is not None:
-            tensors |= dict(self.average.tensors())
-        tensors = {name: self.engine.whole(owner_of(name), part) for name, part in tensors.items()}
+            parts |= dict(self.average.tensors())
         best = self.settings.keep_best and bool(self.history.rows) and self.best()
-        if self.engine.first:
-            self.checkpoints.save(self.step, tensors, {"guard": self.guard.state()}, self.history.lines(), best)
-        self.engine.agreed(self.step)  # nobody goes on, or leaves, before it is written
+        self.writer.save(self.step, parts, {"guard": self.guard.state()}, self.history.lines(), best)
         self.saved = time.monotonic()
+
+    def settle(self) -> None:
+        """Until the last checkpoint is whole."""
+        if self.writer is not self.checkpoints:
+            self.writer.wait()
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint; with none, write the first, so that there is one to go back to."""
@@ -110,6 +117,7 @@ class Run:
             PartDone: this is not the first process.
         """
         rows = self.history.rows
+        self.settle()
         if self.settings.keep_best and not self.best():
             best = self.checkpoints.best()
             if best is None:
@@ -127,6 +135,7 @@ class Run:
         return rows
 
     def _load(self, before: int | None = None) -> bool:
+        self.settle()
         found = self.checkpoints.load(before) if self.engine.first else None
         for complaint in self.checkpoints.complaints:
             self.progress.note(f"  {complaint}")
@@ -141,12 +150,14 @@ class Run:
         return True
 
     def _take(self, found: Found) -> None:
-        tensors = {name: self.engine.part(owner_of(name), whole) for name, whole in found.tensors.items()}
-        self.optimizer.load(tensors)
+        parts = found.parts(self.engine)
+        self.optimizer.load(parts)
         if self.average is not None:
-            self.average.load(tensors)
+            self.average.load(parts)
 
 
-def owner_of(name: str) -> str:
-    """The weight that a tensor of a checkpoint goes with: of 'exp_avg.trunk.norm.weight' it is 'trunk.norm.weight'."""
-    return name.partition(".")[2]
+def in_background(checkpoints: Checkpoints, engine: Engine) -> Any:
+    """What writes the checkpoints of several processes."""
+    from athanor.training.background import Background  # torch's DCP takes a second to load
+
+    return Background(checkpoints, engine)

@@ -23,6 +23,8 @@ class LoopSettings(Settings):
     learning_rate: float = pydantic.Field(gt=0, lt=1)
     """Peak learning rate."""
     optimizer: OptimizerName = "muon"
+    fused_optimizer: bool = True
+    """AdamW's whole update of a weight in one pass over memory; false: operation by operation."""
     schedule: Shape = "cosine"
     warmup: int = pydantic.Field(default=20, ge=0)
     """Steps over which the learning rate rises from zero."""

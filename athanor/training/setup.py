@@ -21,13 +21,17 @@ DtypeName = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def prepare(model: LanguageModel, dtype: DtypeName, settings: LoopSettings) -> LanguageModel:
-    """The model on its device, in its number type, ready to train; the same operations in the same order every time."""
+def prepare(model: LanguageModel, dtype: DtypeName | None, settings: LoopSettings) -> LanguageModel:
+    """The model on its device, ready to train; the same operations in the same order every time.
+
+    Args:
+        dtype: number type of the weights; None: as they are (codes have none).
+    """
     set_threads()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs 5 % of a step
     apply_techniques(model, settings)
-    return model.to(device=pick_device(), dtype=DTYPES[dtype]).train()
+    return model.to(device=pick_device(), dtype=None if dtype is None else DTYPES[dtype]).train()
 
 
 def save_model(

@@ -1,19 +1,23 @@
 """Supervised fine-tuning: the loss counts only what the assistant says (Ouyang et al. 2022, section 3.5)."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydantic
+import torch
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.data.packing.batches import Batch
-from athanor.data.packing.conversations import PackedConversations, TooLong, pack_conversations
+from athanor.data.packing.conversations import IdsAndMask, PackedConversations, TooLong, fit, pack_conversations
+from athanor.data.packing.grouped import GroupedConversations, group_conversations
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.models.language import LanguageModel
@@ -25,15 +29,14 @@ from athanor.tokens.template import Rendered
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Objective
-from athanor.training.objectives.next_token import next_token_loss, to_tensors
-from athanor.training.settings import LoopSettings
+from athanor.training.objectives.next_token import NextTokenSettings, next_token_loss, to_tensors
 from athanor.training.setup import DTYPES, DtypeName, chat_generation, prepare, save_model, summary, write_metrics
 from athanor.training.watching import answers_loss, looks, samples
 
 PACKING = "packing.npy"  # the packed row of every conversation: with settings and seed it tells the steps that saw it
 
 
-class ChatSettings(LoopSettings):
+class ChatSettings(NextTokenSettings):
     """What learning from conversations sets, whichever weights learn."""
 
     document_rows: int = pydantic.Field(default=0, ge=0)
@@ -43,6 +46,14 @@ class ChatSettings(LoopSettings):
     context: int | None = pydantic.Field(default=None, ge=16)
     """Tokens per row; unset: as many as the model has positions."""
     dtype: DtypeName = "float32"
+    group_by_length: bool = False
+    """One conversation a row, those of like length in one step, instead of several packed into each row."""
+
+    @pydantic.model_validator(mode="after")
+    def _no_documents_beside_groups(self) -> "ChatSettings":
+        if self.group_by_length and self.document_rows:
+            raise ValueError("group_by_length has rows of many lengths: it goes with document_rows=0")
+        return self
 
 
 class FinetuneSettings(ChatSettings):
@@ -63,15 +74,24 @@ def finetune(
         AthanorError: the model has no chat template, or it does not say what the assistant says.
     """
     base = parents["model"]
+    model, tokenizer, template = prepared(settings, parents)
+    measured = learn(lesson(model, tokenizer, template, settings, parents, progress), settings, folder, progress)
+    save_model(model, tokenizer, folder, chat_generation(base.path, tokenizer, template))
+    return measured
+
+
+def prepared(
+    settings: FinetuneSettings, parents: Mapping[str, Artifact]
+) -> tuple[LanguageModel, Tokenizer, Template]:  # fmt: skip
+    """The parent model, of which the weights that are to learn require a gradient, its tokenizer and its template."""
+    base = parents["model"]
     base.verify()
     tokenizer = Tokenizer.load(base.path)
     template = require_template(open_template(tokenizer, stored_ends(base.path)))
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype, settings)
     if settings.last_layers is not None:
         keep_last(model, settings.last_layers)
-    measured = learn(model, tokenizer, template, settings, parents, folder, progress)
-    save_model(model, tokenizer, folder, chat_generation(base.path, tokenizer, template))
-    return measured
+    return model, tokenizer, template
 
 
 def keep_last(model: LanguageModel, layers: int) -> None:
@@ -84,47 +104,79 @@ def keep_last(model: LanguageModel, layers: int) -> None:
             module.requires_grad_(True)
 
 
-def learn(
-    model: LanguageModel, tokenizer: Tokenizer, template: Template, settings: ChatSettings,
-    parents: Mapping[str, Artifact], folder: Path, progress: Progress, room: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train the weights of a prepared model that require a gradient; write metrics.jsonl and packing.npy.
+@dataclass(frozen=True)
+class Lesson:
+    """A model and what it is to learn from."""
 
-    Args:
-        room: positions that conversations may have; None: those of the model.
+    model: LanguageModel
+    objective: Objective
+    rows: PackedConversations | GroupedConversations
+
+
+def lesson(
+    model: LanguageModel, tokenizer: Tokenizer, template: Template, settings: ChatSettings,
+    parents: Mapping[str, Artifact], progress: Progress,
+) -> Lesson:  # fmt: skip
+    """The conversations as rows for a prepared model, and the loss on them.
 
     Raises:
         AthanorError: the tokenizer is another model's, the context has no room, or the data cannot be learnt from.
     """
     conversations, shards = parents["conversations"], parents.get("shards")
-    check_vocabulary(tokenizer, model.config.vocabulary, parents["model"].path)
-    context = context_of(settings, room or model.config.max_positions)
-    packed = packed_conversations(conversations, template, context, settings.too_long, progress)
+    check_vocabulary(tokenizer, model.config.vocabulary, "the model to be fine-tuned")
+    context = context_of(settings, model.room)
     if settings.document_rows and shards is None:
         raise AthanorError(f"document_rows={settings.document_rows} without shards", fix="name shards, or leave it out")
-    batch = mixed_batches(settings, packed, shards and shards.path, context)
+    pieces = to_learn(conversations, template, context, settings.too_long, progress)
+    rows: PackedConversations | GroupedConversations
+    if settings.group_by_length:
+        rows = group_conversations(fit(pieces, context, settings.too_long), settings.rows)
+    else:
+        rows = pack_conversations(pieces, context, settings.too_long)
+    batch = mixed_batches(settings, rows, shards and shards.path, context)
     device = next(model.parameters()).device
     if shards is not None:
         shards.verify()
-    tokens = (settings.rows + settings.document_rows) * context
-    loss = next_token_loss(model.config, z_loss=settings.z_loss)
+    width = rows.width if isinstance(rows, GroupedConversations) else context
+    tokens = round(settings.rows * width + settings.document_rows * context)
     objective = Objective(
-        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device), loss=loss, tokens=tokens,
+        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device), tokens=tokens,
+        loss=next_token_loss(
+            model.config, z_loss=settings.z_loss, fused=settings.fused_loss, document_mask=settings.document_mask
+        ),
         flops=float(tokens * flops_per_token(model.config, context)),
         **looks_of(settings, tokenizer, template, conversations, shards, context),
-        sources=lambda step: [
-            f"conversation {number}" for number in packed.members(step, settings.rows, settings.seed)
-        ],
+        sources=lambda step: [f"conversation {number}" for number in rows.members(step, settings.rows, settings.seed)],
     )  # fmt: skip
+    return Lesson(model, objective, rows)
+
+
+def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Train the weights that require a gradient; write metrics.jsonl and packing.npy."""
+    note_strangeness(lesson, progress)
     clock = time.monotonic()
-    rows = train(model, objective, settings, folder / RESUME, progress, "fine-tuning")
+    rows = train(lesson.model, lesson.objective, settings, folder / RESUME, progress, "fine-tuning")
     seconds = time.monotonic() - clock
     write_metrics(folder, rows)
-    np.save(folder / PACKING, row_of_conversation(packed))
+    read = lesson.rows
+    where = read.group_of_conversation() if isinstance(read, GroupedConversations) else row_of_conversation(read)
+    np.save(folder / PACKING, where)
     return {
-        **summary(rows, objective, seconds), "conversations": packed.conversations, "filled": round(packed.filled, 4),
-        "epochs": round(settings.steps / packed.steps_per_epoch(settings.rows), 4),
+        **summary(rows, lesson.objective, seconds), "conversations": read.conversations,
+        "filled": round(read.filled, 4), "epochs": round(settings.steps / read.steps_per_epoch(settings.rows), 4),
     }  # fmt: skip
+
+
+@torch.no_grad()
+def note_strangeness(lesson: Lesson, progress: Progress) -> None:
+    """Say so when the model finds the first batch much less likely than chance: its tokenizer may be another's."""
+    loss = lesson.objective.loss(lesson.model, lesson.objective.batch(0, 0, 1))
+    found, chance = float(loss.total) / max(1, int(loss.count)), math.log(lesson.model.config.vocabulary or 1)
+    if found > chance + 1:
+        progress.note(
+            f"  the model finds these answers less likely than chance ({found:.1f} nats per token, chance is "
+            f"{chance:.1f}): is the tokenizer its own?"
+        )
 
 
 def context_of(settings: ChatSettings, room: int) -> int:
@@ -152,6 +204,13 @@ def packed_conversations(
     conversations: Artifact, template: Template, context: int, too_long: TooLong, progress: Progress
 ) -> PackedConversations:
     """Render every training conversation and pack whole ones into rows of `context` tokens; says how many are cut."""
+    return pack_conversations(to_learn(conversations, template, context, too_long, progress), context, too_long)
+
+
+def to_learn(
+    conversations: Artifact, template: Template, context: int, too_long: TooLong, progress: Progress
+) -> list[IdsAndMask]:
+    """Every training conversation as ids and mask; says how many will be cut."""
     rendered = rendered_conversations(conversations, TRAIN, template)
     if not rendered:
         raise AthanorError(f"{conversations.id} holds no conversations", fix="make or import some first")
@@ -159,7 +218,7 @@ def packed_conversations(
     if long and too_long != "refuse":  # a refusal names the conversation itself
         done = {"truncate": "lose their end", "split": "are split"}[too_long]
         progress.note(f"  {long} of {len(rendered)} conversations are longer than {context} tokens: they {done}")
-    return pack_conversations([(one.ids, one.mask) for one in rendered], context, too_long)
+    return [(one.ids, one.mask) for one in rendered]
 
 
 def rendered_conversations(conversations: Artifact, name: str, template: Template) -> list[Rendered]:
@@ -178,7 +237,7 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
 
 
 def mixed_batches(
-    settings: ChatSettings, packed: PackedConversations, shards: Path | None, context: int
+    settings: ChatSettings, rows: PackedConversations | GroupedConversations, shards: Path | None, context: int
 ) -> Callable[[int, int, int], Batch]:
     """(step, rank, world) to a share of `rows` packed conversations and `document_rows` windows of documents.
 
@@ -188,7 +247,7 @@ def mixed_batches(
     documents = open_batches(shards, context, count, settings.seed) if count and shards is not None else None
 
     def batch(step: int, rank: int, world: int) -> Batch:
-        chats = packed.batch(step, settings.rows, settings.seed, rank, world)
+        chats = rows.batch(step, settings.rows, settings.seed, rank, world)
         if documents is None:
             return chats
         texts = documents.batch(step, rank, world)

@@ -58,7 +58,7 @@ def add_noise(model: nn.Module, alpha: float) -> None:
         AthanorError: the model has no token embedding.
     """
     tokens = getattr(model, "tokens", None)
-    if not isinstance(tokens, nn.Embedding):
+    if not isinstance(tokens, nn.Module):
         raise AthanorError(f"neftune={alpha}: {type(model).__name__} has no token embedding", fix="leave it out")
 
     def noisy(module: nn.Module, given: Any, x_BTD: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from athanor.base.words import say
-from athanor.verbs.options import find_model, json_option, store_option
+from athanor.verbs.options import json_option, open_speaker, store_option
 
 HELP = say("/new starts over · /system TEXT sets the system turn · /quit leaves (Ctrl-D too)",
            "/new 重新开始 · /system 文本 设置系统提示 · /quit 退出（或 Ctrl-D）")  # fmt: skip
@@ -28,14 +28,12 @@ HELP = say("/new starts over · /system TEXT sets the system turn · /quit leave
 def command(
     model: str | None, prompt: tuple[str, ...], system: str, store: str | None, as_json: bool, **how: Any
 ) -> None:
-    """Talk to MODEL: an artifact's name, a checkpoint's folder, or (not given) the newest model of the store."""
-    from athanor.inference.runtime import open_model
+    """Talk to MODEL: a model's or an adapter's name, a checkpoint's folder, or (not given) the newest of the store."""
     from athanor.inference.sampling import Sampling
     from athanor.tokens.chat import require_template
 
     sampling = Sampling(**how)
-    folder, artifact = find_model(store, model)
-    runtime = open_model(folder)
+    name, runtime = open_speaker(store, model)
     require_template(runtime.template)
     talk = Talk(runtime, sampling, system, as_json)
     if prompt or not sys.stdin.isatty():
@@ -43,7 +41,7 @@ def command(
             if question:
                 talk.ask(question)
         return
-    click.secho(f"{artifact.id if artifact else folder}", dim=True)
+    click.secho(name, dim=True)
     click.secho(HELP, dim=True)
     _talk_on(talk)
 

@@ -15,6 +15,8 @@ from athanor.verbs.groups import group_of
 from athanor.verbs.options import json_option, print_json, workers_options
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
+    "read": ("show what a path or address holds, and what cannot be read", "查看路径或网址的内容与无法读取之处"),
+    "convert": ("write everything at a path to one file, JSON lines or parquet", "写成一个 JSON 行或 parquet 文件"),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
     "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),
@@ -28,11 +30,12 @@ out_option = click.option("--out", type=Path, required=True, help=say("a folder 
 
 @click.group(
     cls=group_of(COMMANDS, __name__),
-    epilog="\b\nExample:  athanor data copies raw/*.jsonl.zst --out unique\n"
+    epilog="\b\nExample:  athanor data read ~/notes\n"
+    "          athanor data copies raw/*.jsonl.zst --out unique\n"
     "          athanor data repeats unique/documents.jsonl --unit line --out clean",
 )
 def command() -> None:
-    """Work on files of documents: JSON lines with a field "text", plain or compressed (.gz, .zst)."""
+    """Read files of every kind, and work on documents: JSON lines with a field "text", plain or compressed."""
 
 
 @command.command(

@@ -10,7 +10,7 @@ from athanor.base.words import say
 from athanor.store.artifact import Artifact, Store, find_store
 from athanor.verbs.options import find_artifact, find_model, json_option, latest, print_json, store_option
 
-ORDER = ("finetune", "pretrain")  # the newest model that is not quantised
+ORDER = ("merge", "finetune", "pretrain")  # the newest model that is not quantised
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 TO = (
@@ -76,12 +76,14 @@ def find_leaving(store: str | None, name: str | None, to: str) -> tuple[Path, Ar
         )
     if name is None and to == "peft":
         artifact = latest_adapter(find_store(store))
-    elif name is None or (Path(name).expanduser() / "config.json").is_file():
+    elif name is None:
+        artifact = latest(find_store(store), "model", ORDER, or_else="adapter")
+    elif (Path(name).expanduser() / "config.json").is_file():
         return find_model(store, name, ORDER)
     else:
         artifact = find_artifact(find_store(store), name)
     if artifact.kind != "adapter":
-        return find_model(store, name, ORDER)
+        return find_model(store, artifact.id, ORDER)
     artifact.verify()
     return artifact.path, artifact
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,9 +12,12 @@ from athanor.base.words import say
 from athanor.base.workers import ENGINES
 from athanor.store.artifact import Artifact, Store, find_store
 
+if TYPE_CHECKING:
+    from athanor.inference.runtime import Runtime
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-CHAT_ORDER = ("quantize", "finetune", "pretrain")  # which step's model to take when none is named
+CHAT_ORDER = ("merge", "quantize", "finetune", "pretrain")  # which step's model to take when none is named
 
 
 def store_option(function: Function) -> Function:
@@ -53,13 +56,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def latest(store: Store, kind: str, steps: tuple[str, ...] = ()) -> Artifact:
-    """The artifact of a kind that the recipe run last made; `steps` gives the order of preference."""
+def latest(store: Store, kind: str, steps: tuple[str, ...] = (), or_else: str = "") -> Artifact:
+    """The artifact of a kind (or of another one) that the recipe run last made; `steps` is the order of preference."""
+    beginnings = tuple(f"{one}-" for one in (kind, or_else) if one)
     for recipe in reversed(store.recipes()):
         names = store.remembered(recipe)
         ordered = [names[step] for step in steps if step in names] + list(names.values())
         for name in ordered:
-            if name.startswith(kind + "-") and store.has(name):
+            if name.startswith(beginnings) and store.has(name):
                 return store.get(name)
     raise AthanorError(f"the store {store.root} holds no {kind}", fix="athanor run quickstart")
 
@@ -85,6 +89,29 @@ def find_model(
     place = find_store(store)
     artifact = find_artifact(place, name) if name else latest(place, "model", steps)
     if artifact.kind != "model":
-        raise AthanorError(f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder")
+        hint = "fold it into its base first: athanor finetune … --merge" if artifact.kind == "adapter" else ""
+        raise AthanorError(
+            f"{artifact.id} is not a model", allowed="an artifact model-… or a checkpoint's folder", fix=hint
+        )
     artifact.verify()
     return artifact.path, artifact
+
+
+def open_speaker(store: str | None, name: str | None) -> "tuple[str, Runtime]":
+    """A model that can be talked to, and its name: as `find_model` has it, or an adapter beside its base."""
+    from athanor.inference.runtime import open_model
+    from athanor.recipes.adapters import base_of
+
+    if name and (Path(name).expanduser() / "config.json").is_file():
+        folder = Path(name).expanduser()
+        return folder.resolve().name, open_model(folder)
+    place = find_store(store)
+    artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER, or_else="adapter")
+    if artifact.kind not in ("model", "adapter"):
+        raise AthanorError(
+            f"{artifact.id} is not a model", allowed="an artifact model-… or adapter-…, or a checkpoint's folder"
+        )
+    artifact.verify()
+    if artifact.kind == "model":
+        return artifact.id, open_model(artifact.path)
+    return artifact.id, open_model(base_of(artifact).path, adapter=artifact.path)

@@ -12,7 +12,9 @@ from athanor.verbs.options import json_option, print_json, store_option, workers
 
 @click.command(
     epilog="\b\nExample:  athanor run quickstart\n          athanor run quickstart data.path=~/notes scale=nano\n"
-    "          athanor run gpt3data --workers 8"
+    "          athanor run gpt3data --workers 8\n"
+    "          athanor run quickstart pretrain.engine=fsdp2 pretrain.processes=2\n"
+    "          torchrun --nproc-per-node 8 -m athanor run quickstart pretrain.engine=ddp"
 )
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[STEP.KEY=VALUE]...")
@@ -32,13 +34,13 @@ def command(
     """
     from pathlib import Path
 
-    from athanor.base.progress import make_progress
+    from athanor.base.progress import SilentProgress, make_progress
     from athanor.base.stopping import StopRequest
     from athanor.recipes.dial import require_runnable
-    from athanor.recipes.processes import among_others
+    from athanor.recipes.processes import among_others, join_others
     from athanor.recipes.recipe import load_recipe
     from athanor.recipes.resolved import describe_plan, resolved_yaml, until_step
-    from athanor.recipes.runner import plan_recipe, run_recipe
+    from athanor.recipes.runner import follow_recipe, plan_recipe, run_recipe
     from athanor.store.artifact import find_store
 
     stop = StopRequest().listen()
@@ -48,10 +50,11 @@ def command(
     if dry_run:
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
-    if among_others():
-        raise NotImplementedError("athanor run as one of several processes of torchrun is not built yet (SPEC R3)")
     require_runnable(loaded.scale)
     place = find_store(store, create_at=Path.cwd())
+    if among_others() and not join_others(plan):
+        follow_recipe(plan, place, SilentProgress(stop))
+        return
     progress = make_progress(stop)
     with using(Workers(workers, engine)):
         made = run_recipe(loaded, plan, place, progress, _expect(plan, place, progress))

@@ -6,7 +6,7 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
-from athanor.verbs.options import find_model, store_option
+from athanor.verbs.options import open_speaker, store_option
 
 KEY = "ATHANOR_API_KEY"
 
@@ -27,7 +27,7 @@ KEY = "ATHANOR_API_KEY"
 )
 @store_option
 def command(model: str | None, host: str, port: int, history: str, queue: int, store: str | None) -> None:
-    """Serve MODEL (an artifact's name, a checkpoint's folder, or the newest model of the store).
+    """Serve MODEL (the name of a model or an adapter, a checkpoint's folder, or the newest of the store).
 
     OpenAI's interface is at /v1, a chat page at /. The key, if any, is read from the environment: ATHANOR_API_KEY.
     """
@@ -39,13 +39,10 @@ def command(model: str | None, host: str, port: int, history: str, queue: int, s
     settings = parse_settings(ServingSettings, values, "serve")
     check_exposure(settings)
     check_port(host, port)  # before anything heavy is loaded
-    folder, artifact = find_model(store, model)
+    name, runtime = open_speaker(store, model)
 
-    from athanor.inference.runtime import open_model
     from athanor.serving.app import create_app
 
-    runtime = open_model(folder)
-    name = artifact.id if artifact else folder.resolve().name
     app = create_app(
         runtime.engine, runtime.template, model_name=name, settings=settings, why=_why(store),
         tokenizer=runtime.tokenizer,

@@ -111,7 +111,7 @@ def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, a
     TOKENIZER is a folder with any model's tokenizer files, or an artifact: a tokenizer or a model. Texts are read as
     they are, without cleaning.
     """
-    from athanor.data.reading.sources import ALLOWED
+    from athanor.data.reading.kinds import ALLOWED
     from athanor.tokens import fertility
     from athanor.tokens.tokenizer import Tokenizer
 

@@ -274,3 +274,29 @@ def test_a_network_with_experts_is_adapted_in_attention_only() -> None:
 
 def test_matrices_say_their_rank() -> None:
     assert Matrices(torch.zeros(3, 8), torch.zeros(5, 3), 1.0).rank == 3
+
+
+def test_int4_weights_are_made_anew_for_the_gradient_and_never_kept(model: LanguageModel) -> None:
+    """QLoRA: what waits for the backward pass holds no weight, and the gradients are those beside the made weights."""
+    small, kept = quantize_model(model), []
+    adapter = random_adapter(model, ["q_proj", "v_proj", "down_proj"])
+    attach(small, FAMILY, adapter, train=True)
+    shapes = {tuple(one.weight.shape) for one in small.modules() if isinstance(one, Int4Linear)}
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda one: one):
+        loss, _ = small.loss(IDS, IDS)
+    assert kept and not {tuple(shape) for shape in kept} & (shapes | {shape[::-1] for shape in shapes})
+    loss.backward()
+    dense = LanguageModel(CONFIG)
+    coded = [(name, one) for name, one in small.named_modules() if hasattr(one, "codes") and name != "tokens"]
+    names = {name.replace(".base", "") + ".weight": one.weight.float() for name, one in coded}
+    names["tokens.weight"] = small.tokens(torch.arange(CONFIG.vocabulary or 0)).float()
+    others = {name.replace(".base", ""): tensor for name, tensor in small.state_dict().items()}
+    dense.load_state_dict({name: names.get(name, others.get(name)) for name in dense.state_dict()})
+    attach(dense, FAMILY, adapter, train=True)
+    expected, _ = dense.loss(IDS, IDS)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    expected.backward()
+    grads = [[weight.grad for name, weight in one.named_parameters() if ".adapters." in name] for one in (small, dense)]
+    assert len(grads[0]) == 12
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)

@@ -5,22 +5,27 @@
 Each case trains in FOLDER/<where>; the first process writes its rows and weights beside it.
 """
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from torch.distributed.checkpoint import filesystem
 
-from athanor.base.errors import Stopped
+from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
+from athanor.training.checkpoint import NEWEST
 from athanor.training.engines.choose import open_engine
-from athanor.training.engines.engine import Engine, PartDone
+from athanor.training.engines.engine import Engine
+from athanor.training.engines.part import PartDone
 from athanor.training.loop import train
 from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import TokenBatch, next_token_loss
@@ -90,10 +95,41 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
     return rows
 
 
+def damage(place: Path, pattern: str) -> None:
+    """Flip one bit in the newest checkpoint, in the middle of the first file of this kind."""
+    newest = place / (place / NEWEST).read_text().strip()
+    file = sorted(newest.glob(pattern))[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+class FullAfter:
+    """os.fsync of a disk that is full after so many calls."""
+
+    def __init__(self, calls: int):
+        self.calls, self.real = calls, os.fsync
+
+    def __call__(self, descriptor: int) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.real(descriptor)
+
+
 def main(folder: Path, cases: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     for case in cases:
-        run_case(case, folder, open_engine(case["engine"]))
+        engine = open_engine(case["engine"])
+        if engine.first and "damage" in case:
+            damage(folder / case["where"], case["damage"])
+        with pytest.MonkeyPatch.context() as patch:
+            if "full" in case and not engine.first:
+                patch.setattr(filesystem.os, "fsync", FullAfter(case["full"]))
+            try:
+                run_case(case, folder, engine)
+            except AthanorError as problem:
+                (folder / f"{case['where']}-{engine.place}.txt").write_text(problem.what)
     dist.destroy_process_group()
 
 

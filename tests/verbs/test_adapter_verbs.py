@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from athanor.base.files import hash_file, read_json, write_json
-from athanor.inference.quantize import quantize_checkpoint
+from athanor.inference.quantize import quantize_checkpoint, read_family
 from athanor.models.adapters.attach import attach
-from athanor.models.adapters.files import save_adapter
+from athanor.models.adapters.files import read_adapter, save_adapter
 from athanor.models.adapters.lora import LoraSettings, Matrices, fresh
 from athanor.models.convert import load_checkpoint
 from athanor.models.settings import family_of
-from athanor.recipes.adapters import family_and_config, read_adapter
 from athanor.store.artifact import Store
 from athanor.tokens.template import jinja_source
 from athanor.tokens.tokenizer import Tokenizer
@@ -60,7 +59,7 @@ def write_adapter(base: Path, folder: Path, **settings) -> Path:
 @torch.no_grad()
 def adapted_logits(base: Path, adapter: Path) -> torch.Tensor:
     model = load_checkpoint(base)
-    family, config = family_and_config(base)
+    family, config = read_family(base)
     attach(model, family, read_adapter(adapter, family, config))
     return model(IDS)
 

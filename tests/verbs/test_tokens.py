@@ -162,7 +162,7 @@ def test_the_report_by_language_and_what_it_leaves_out(base: Path, notes: Path, 
     rows = {row["language"]: row for row in told["rows"]}
     assert rows["en"]["texts"] >= 25 and rows["zh"]["texts"] == 1 and list(rows)[-1] == "all"
     assert rows["all"]["texts"] == 31
-    assert told["set_aside"] == [{"source": "picture.png", "reason": "kind not read: .png"}]
+    assert told["set_aside"] == [{"source": "picture.png", "reason": "a picture without words"}]
     once, twice = (verb("tokens", "report", base, *[notes] * times, "--by", "language") for times in (1, 2))
     assert once == twice
 

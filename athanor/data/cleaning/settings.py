@@ -30,7 +30,8 @@ class CleanSettings(Settings):
     chinese: ChineseLimits | None = None
     """Limits for Chinese beside the published rules."""
     mask_personal_data: bool = True
-    """Replace mail addresses, phone numbers, identity cards and internet addresses by [mail], [phone], [card], [ip]."""
+    """Replace mail addresses, phone numbers, identity and bank cards and internet addresses by [mail], [phone],
+    [identity card], [bank card], [ip]."""
     copy_threshold: float = Field(default=0.7, gt=0, le=1)
     """Documents whose word runs are at least this similar (Jaccard) are copies; the longest stays."""
     copy_run: int = Field(default=5, ge=1)

@@ -99,7 +99,9 @@ def decide(
         never_second[member_E[~begins_E]] = False
         stays_E = never_second[heads_E]  # the group's best has no candidate before it in any group
         pair_E = (heads_E * len(names) + member_E)[stays_E & ~begins_E]
+        del heads_E, never_second  # as large as what came in
         pairs, shared = np.unique(pair_E, return_counts=True)  # all bands they share: the kept one heads all its groups
+        del pair_E
         pairs = pairs[shared >= LEAST_SHARED]
         kept, others = pairs // len(names), pairs % len(names)
         found = compare(names[kept], names[others])

@@ -180,8 +180,11 @@ def shared_bands(bands: BandFiles, ranks_D: Places, sort_bytes: int = SORT_BYTES
         used += len(entries)
         groups.append(group_E)
         members.append((entries[shared] & np.uint64(0xFFFFFFFF)).astype(np.int64))
-    nobody = np.zeros(0, dtype=np.int64)
-    return drop_rare(np.concatenate([nobody, *groups]), np.concatenate([nobody, *members]))
+    group_E = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
+    groups.clear()  # as much memory as the result
+    member_E = np.concatenate([np.zeros(0, dtype=np.int64), *members])
+    members.clear()
+    return drop_rare(group_E, member_E)
 
 
 def drop_rare(group_E: Places, member_E: Places) -> tuple[Places, Places]:
@@ -192,8 +195,10 @@ def drop_rare(group_E: Places, member_E: Places) -> tuple[Places, Places]:
         left_E = np.zeros(before, dtype=np.bool_)
         left_E[1:] |= same
         left_E[:-1] |= same
-        group_E, member_E = group_E[left_E], member_E[left_E]
-        often_E = np.bincount(member_E)[member_E] >= LEAST_SHARED
-        group_E, member_E = group_E[often_E], member_E[often_E]
+        if not left_E.all():
+            group_E, member_E = group_E[left_E], member_E[left_E]
+        often_E = (np.bincount(member_E) >= LEAST_SHARED)[member_E]
+        if not often_E.all():
+            group_E, member_E = group_E[often_E], member_E[often_E]
         if len(group_E) == before:
             return group_E, member_E

@@ -65,7 +65,7 @@ def pack_conversations(
     Raises:
         AthanorError: a conversation is longer than a row and `too_long` is "refuse"; nothing is left to learn.
     """
-    pieces = _fit(list(rendered), context, too_long)
+    pieces = fit(list(rendered), context, too_long)
     if not any(any(mask[1:]) for _, mask in pieces):
         raise AthanorError(f"none of {len(pieces)} conversations has an answer to learn from", fix="check the data")
     rows = _best_fit([len(ids) for ids, _ in pieces], context)
@@ -86,7 +86,7 @@ def pack_conversations(
     return PackedConversations(ids_RT, targets_RT, documents_RT, len(pieces), learnt, tokens / ids_RT.size)
 
 
-def _fit(rendered: list[IdsAndMask], context: int, too_long: TooLong) -> list[IdsAndMask]:
+def fit(rendered: list[IdsAndMask], context: int, too_long: TooLong) -> list[IdsAndMask]:
     """The conversations, each at most `context` long."""
     pieces: list[IdsAndMask] = []
     for number, (ids, mask) in enumerate(rendered):

@@ -127,6 +127,8 @@ def _plan(model: Artifact) -> dict[str, int]:
     if "steps" not in settings:
         return {}
     config = read_json(model.file("config.json"))
-    context = settings.get("context", config.get("max_position_embeddings", config.get("n_positions")))
+    context = settings.get("context") or config.get("max_position_embeddings", config.get("n_positions"))
     kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
+    if settings.get("group_by_length"):
+        kept["rows"] = 1  # packing.npy then tells the group that is a whole step
     return {**kept, "context": context}

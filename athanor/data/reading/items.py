@@ -1,27 +1,40 @@
 """What readers give: documents, and what they set aside; and what all readers of rows do with a row."""
 
+import gzip
+import json
+import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
+
+import zstandard
 
 from athanor.base.settings import Settings
 from athanor.data.document import Document, make_document
 from athanor.data.reading.decode import Unreadable
 from athanor.data.split import split_text
 
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)  # of compression
 TEXT_FIELDS = ("text", "content", "body")
 CONVERSATIONS = ("messages", "conversations")
-SURROGATES = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ReadLimits(Settings):
-    """What the readers need to know."""
+    """What the readers need to know: the fields of the same names of the step `read`, and
+
+    Attributes:
+        whole_documents: a row that holds a document as this program writes it keeps its name and source.
+    """
 
     max_document_bytes: int
     max_line_bytes: int
     text_field: str | None = None
+    keep_fields: tuple[str, ...] = ()
+    whole_documents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +66,64 @@ def find_text_field(names: Iterable[str], text_field: str | None) -> str:
     raise Unreadable(f"no field {' or '.join(wanted)}", f"has {', '.join(map(str, names[:8]))}")
 
 
-def text_of_row(row: Mapping[str, Any], field: str) -> tuple[str, dict[str, Any]]:
-    """The text of a row, and its facts.
-
-    Raises:
-        Unreadable: there is no text in the field.
-    """
-    text = row[field]
-    if not isinstance(text, str):
-        raise Unreadable(f"field {field} is not text")
-    if not text.strip():
-        raise Unreadable("empty text")
-    if not text.isascii() and SURROGATES.search(text):
-        raise Unreadable("half of a surrogate pair in the text")
-    return text, {"url": row["url"]} if isinstance(row.get("url"), str) else {}
+def wanted_fields(field: str, limits: ReadLimits) -> tuple[str, ...]:
+    """The fields of a row that are looked at, the one with the text first."""
+    whole = ("id", "source", "language", "meta", "media") if limits.whole_documents else ()
+    return tuple(dict.fromkeys((field, "url", *limits.keep_fields, *whole)))
 
 
 def documents_of_row(
     row: Mapping[str, Any], field: str, name: str, where: str, limits: ReadLimits
 ) -> Iterator[Document | SetAside]:
     """The documents of one row called `name`; `where` tells a person where in the file it stands."""
+    text = row[field]
+    problem = _problem(text, field)
+    if problem:
+        yield SetAside(name, problem, where, len(text) if isinstance(text, str) else 0)
+    elif limits.whole_documents and (document := _as_document(row)):
+        yield document
+    else:
+        facts = {"url": row["url"]} if isinstance(row.get("url"), str) else {}
+        facts |= {field: as_json(row[field]) for field in limits.keep_fields if row.get(field) is not None}
+        yield from documents_of([text], name, limits, **facts)
+
+
+def _problem(text: Any, field: str) -> str | None:
+    """Why a field is no text to use, None if it is."""
+    if not isinstance(text, str):
+        return f"field {field} is not text"
+    if not text.strip():
+        return "empty text"
+    if not text.isascii() and SURROGATE.search(text):
+        return "half of a surrogate pair in the text"
+    return None
+
+
+def _as_document(row: Mapping[str, Any]) -> Document | None:
+    """The document of a row that `Document.to_row` made, or the writer of parquet; None when it is another's."""
+    if not all(isinstance(row.get(name), str) for name in ("id", "text", "source")):
+        return None
+    whole = {name: value for name, value in row.items() if value is not None}
     try:
-        text, meta = text_of_row(row, field)
-    except Unreadable as problem:
-        size = len(row[field]) if isinstance(row[field], str) else 0
-        yield SetAside(name, problem.reason, f"{where} {problem.detail}".strip(), size)
-        return
-    yield from documents_of([text], name, limits, **meta)
+        for name in ("meta", "media"):
+            if isinstance(whole.get(name), str):
+                whole[name] = json.loads(whole[name])
+    except ValueError:
+        return None
+    if not isinstance(whole.get("meta", {}), dict) or not isinstance(whole.get("media", []), list):
+        return None
+    return Document.from_row(whole)
+
+
+def as_json(value: Any) -> Any:
+    """A value of a table as JSON has it; what JSON does not know becomes text."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(name): as_json(one) for name, one in value.items()}
+    return [as_json(one) for one in value] if isinstance(value, list | tuple) else str(value)
 
 
 def documents_of(pieces: Iterable[str], name: str, limits: ReadLimits, **meta: Any) -> Iterator[Document | SetAside]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import hash_file, hash_json
+from athanor.base.files import hash_file, hash_json, hash_stream
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text
 from athanor.base.settings import Settings
@@ -19,29 +19,34 @@ from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
-from athanor.data.reading.items import Item, ReadLimits, SetAside
-from athanor.data.reading.readers import read_file
-from athanor.data.reading.sources import ALLOWED, SourceFile, find_sources
+from athanor.data.reading.items import Item
+from athanor.data.reading.kinds import ALLOWED
+from athanor.data.reading.readers import ReadLimits, SetAside, read_file
+from athanor.data.reading.sources import SourceFile, find_sources
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact
 
 PYTHON = "python:"
 MEGA = 1e6
 GROUP_BYTES = 4_000_000  # of files that a worker reads at once
-PACKED, PACKED_BYTES = (".gz", ".zst", ".docx", ".epub", ".parquet", ".arrow", ".feather"), 256_000  # may grow a lot
+SIMPLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".pdf")
+PACKED_BYTES = 256_000  # of any other file: what is compressed may grow a lot
 
 
 class ReadSettings(Settings):
     """What to read."""
 
     path: str = PYTHON
-    """A folder, a file, a pattern ('notes/*.md'), or python: for the text that every Python installation carries."""
+    """A folder, a file, a pattern ('notes/*.md'), an address (s3://…), or python: for the text that every Python
+    installation carries."""
     text_field: str | None = None
-    """The field of a .jsonl row that holds the text; unset: the first of text, content, body."""
+    """The field of a row that holds the text; unset: the first of text, content, body."""
+    keep_fields: tuple[str, ...] = ()
+    """Other fields of a row, or columns of a table, that go into the document's facts."""
     max_document_bytes: int = Field(default=1_000_000, ge=1_000)
     """A longer text is cut into documents at paragraph, line or sentence ends."""
     max_line_bytes: int = Field(default=16_000_000, ge=1_000)
-    """A longer row of a .jsonl file is set aside."""
+    """A longer row of a file or table is set aside."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Stop after about so many bytes of text; unset: read everything."""
 
@@ -139,7 +144,7 @@ def _read_files(intake: _Intake) -> None:
     files = list(find_sources(settings.path))
     limits = ReadLimits(
         max_document_bytes=settings.max_document_bytes, max_line_bytes=settings.max_line_bytes,
-        text_field=settings.text_field,
+        text_field=settings.text_field, keep_fields=settings.keep_fields,
     )  # fmt: skip
     intake.progress.start("read", total=sum(file.size for file in files if not file.problem) / MEGA, unit="MB")
     groups = list(group_files(files))
@@ -172,7 +177,9 @@ def group_files(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
 
 
 def _is_small(file: SourceFile) -> bool:
-    return file.size <= (PACKED_BYTES if file.path.suffix.lower() in PACKED else GROUP_BYTES)
+    if file.folder or file.captions or file.raw is not None:  # more than one file, or one that is far away
+        return False
+    return file.size <= (GROUP_BYTES if file.path.suffix.lower() in SIMPLE else PACKED_BYTES)
 
 
 def _read_group(limits: ReadLimits, group: list[SourceFile]) -> list[list[Item]] | None:
@@ -223,11 +230,24 @@ def fingerprint(settings: ReadSettings) -> str:
     return hash_json([[file.name, _content(file)] for file in find_sources(settings.path)])
 
 
-def _content(file: SourceFile) -> str:
+def _content(file: SourceFile) -> str | list[str]:
     if file.problem:
         return file.problem
+    if file.captions:
+        return [_content_alone(one) for one in (file, *file.captions)]
+    if file.folder:
+        return [_content_alone(one) for one in (file, *map(file.folder.find, file.folder.media()))]
+    return _content_alone(file)
+
+
+def _content_alone(file: SourceFile) -> str:
+    if file.mark is not None:
+        return file.mark
     try:
-        return hash_file(file.path)
+        if file.raw is None:
+            return hash_file(file.path)
+        with file.raw() as stream:
+            return hash_stream(stream)
     except OSError as problem:
         return f"cannot be opened: {problem.strerror}"
 

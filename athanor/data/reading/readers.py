@@ -4,24 +4,24 @@ A reader yields documents, and `SetAside` for a row it cannot use; it raises `Un
 cannot be used.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import zstandard
+import orjson
 
 from athanor.data.document import Document
+from athanor.data.reading.archive import read_tar
 from athanor.data.reading.columns import read_arrow, read_parquet
 from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
 from athanor.data.reading.docx import read_docx
 from athanor.data.reading.epub import read_epub
-from athanor.data.reading.items import ReadLimits, SetAside, documents_of, find_text_field, text_of_row
+from athanor.data.reading.items import BROKEN, ReadLimits, SetAside, documents_of, documents_of_row, find_text_field
+from athanor.data.reading.media import NAME_FIELD, document_of_row, read_medium, without_words
 from athanor.data.reading.pages import read_html
-from athanor.data.reading.sources import SourceFile
-from athanor.data.reading.tables import read_table
+from athanor.data.reading.sources import SourceFile, is_access_error
+from athanor.data.reading.tables import open_table, read_table
 from athanor.data.reading.warc import read_warc
 
 PDFIUM_HYPHEN = re.compile(r"(?<=[^\W\d_A-Z])[\ufffe\x02]\n?(?=[^\W\d_A-Z])")  # its mark for a hyphen at a line end
@@ -41,10 +41,13 @@ def read_file(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
         yield from READERS[file.kind](file, limits)
     except Unreadable as problem:
         yield SetAside(file.name, problem.reason, problem.detail, file.size)
-    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as problem:
+    except BROKEN as problem:
         yield SetAside(file.name, "broken or truncated compression", str(problem), file.size)
-    except OSError as problem:
-        yield SetAside(file.name, f"cannot be opened: {problem.strerror or problem}", size=file.size)
+    except Exception as problem:
+        if not is_access_error(problem):
+            raise
+        reason = getattr(problem, "strerror", None) or problem
+        yield SetAside(file.name, f"cannot be opened: {reason}", size=file.size)
 
 
 def read_text(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -56,17 +59,32 @@ def read_text(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
 
 def read_jsonl(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
     """One document per row of JSON lines; rows are named by their line number."""
+    for number, row in json_rows(file, limits):
+        name, where = f"{file.name}#{number}", f"line {number}"
+        if isinstance(row, SetAside):
+            yield row
+            continue
+        try:
+            field = find_text_field(row, limits.text_field)
+        except Unreadable as problem:
+            yield SetAside(name, problem.reason, f"{where} {problem.detail}".strip())
+            continue
+        yield from documents_of_row(row, field, name, where, limits)
+
+
+def json_rows(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, dict[str, Any] | SetAside]]:
+    """(line number, row) of every line of a file that is not blank."""
     with file.open() as stream:
         for number, line in bounded_lines(stream, limits.max_line_bytes):
             name = f"{file.name}#{number}"
             if line is None:
-                yield SetAside(name, "line too long", f"line {number} is longer than {limits.max_line_bytes} bytes")
+                detail = f"line {number} is longer than {limits.max_line_bytes} bytes"
+                yield number, SetAside(name, "line too long", detail)
             elif line.strip():
                 try:
-                    text, meta = parse_row(line, limits.text_field)
-                    yield from documents_of([text], name, limits, **meta)
+                    yield number, parse_row(line)
                 except Unreadable as problem:
-                    yield SetAside(name, problem.reason, f"line {number} {problem.detail}".strip(), len(line))
+                    yield number, SetAside(name, problem.reason, f"line {number} {problem.detail}".strip(), len(line))
 
 
 def bounded_lines(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes | None]]:
@@ -82,21 +100,53 @@ def bounded_lines(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes | N
         yield number, None
 
 
-def parse_row(line: bytes, text_field: str | None) -> tuple[str, dict[str, Any]]:
-    """The text of a row, and its facts.
+def parse_row(line: bytes) -> dict[str, Any]:
+    """The row of a line.
 
     Raises:
-        Unreadable: broken UTF-8 or JSON, no text in it, or a conversation.
+        Unreadable: broken UTF-8 or JSON, or no object.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = orjson.loads(line)
+    except ValueError:  # it knows no NaN, no half surrogates and no numbers of more than 64 bits
+        row = _parse_slowly(line)
+    if not isinstance(row, dict):
+        raise Unreadable("not a JSON object")
+    return row
+
+
+def _parse_slowly(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise Unreadable("broken UTF-8") from None
     except (ValueError, RecursionError) as problem:
         raise Unreadable("not JSON", str(problem)) from None
-    if not isinstance(row, dict):
-        raise Unreadable("not a JSON object")
-    return text_of_row(row, find_text_field(row, text_field))
+
+
+def read_media_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """The documents of a folder's metadata.jsonl, .csv or .tsv: one for each picture or sound that it names.
+
+    A table that names none is read like any other.
+    """
+    assert file.folder is not None
+    named: set[str] = set()
+    plain = read_jsonl if file.path.suffix.lower() == ".jsonl" else read_table
+    rows = json_rows(file, limits) if plain is read_jsonl else open_table(file, limits)[1]
+    for number, row in rows:
+        if not named and isinstance(row, dict) and NAME_FIELD not in row:
+            yield from plain(file, limits)
+            break
+        if isinstance(row, SetAside):
+            yield row
+        else:
+            yield document_of_row(row, file.folder, f"{file.name}#{number}", named, limits)
+    yield from without_words(file.folder, named)
+
+
+def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
+    """The documents of an archive's files."""
+    yield from read_tar(file, limits, read_file)
 
 
 def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -104,7 +154,7 @@ def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAsi
     import pypdfium2
 
     try:
-        document = pypdfium2.PdfDocument(str(file.path))
+        document = pypdfium2.PdfDocument(file.open_raw() if file.raw else str(file.path), autoclose=True)
     except pypdfium2.PdfiumError as problem:
         locked = "password" in str(problem).lower() or "security" in str(problem).lower()
         raise Unreadable("encrypted PDF" if locked else "broken PDF", str(problem)) from None
@@ -155,4 +205,5 @@ def _hyphenated(line: str, following: str) -> bool:
 READERS: dict[str, Reader] = {
     "text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf, "table": read_table,
     "parquet": read_parquet, "arrow": read_arrow, "warc": read_warc, "epub": read_epub, "docx": read_docx,
+    "picture": read_medium, "sound": read_medium, "captions": read_media_table, "tar": read_archive,
 }  # fmt: skip

@@ -62,26 +62,43 @@ class _Lines:
 
 def read_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
     """One document per row of a .csv or .tsv file with a header; rows are named by the line on which they begin."""
-    encoding = find_encoding(file.open)
+    names, rows = open_table(file, limits)
+    field = find_text_field(names, limits.text_field)
+    for number, row in rows:
+        if isinstance(row, SetAside):
+            yield row
+        else:
+            yield from documents_of_row({field: None, **row}, field, f"{file.name}#{number}", f"line {number}", limits)
+
+
+def open_table(
+    file: SourceFile, limits: ReadLimits
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str] | SetAside]]]:
+    """(the names in the header, (number of its first line, row) of every row that is not empty).
+
+    Raises:
+        Unreadable: there is no header.
+    """
     most = limits.max_line_bytes
-    rows = _read_rows(text_lines(decode_stream(file.open, encoding), most), most)
+    rows = _read_rows(text_lines(decode_stream(file.open, find_encoding(file.open)), most), most)
     header = next(rows, None)
     if header is None or isinstance(header[1], str):
         raise Unreadable(header[1] if header and isinstance(header[1], str) else "empty text")
     names = [name.strip() for name in header[1]]
-    field = find_text_field(names, limits.text_field)
+    return names, _named_rows(names, rows, file.name)
+
+
+def _named_rows(
+    names: list[str], rows: Iterator[tuple[int, list[str] | str]], file: str
+) -> Iterator[tuple[int, dict[str, str] | SetAside]]:
     for number, fields in rows:
-        name = f"{file.name}#{number}"
         if isinstance(fields, str):
-            yield SetAside(name, fields, f"line {number}")
+            yield number, SetAside(f"{file}#{number}", fields, f"line {number}")
         elif len(fields) > len(names):
-            yield SetAside(
-                name, "more fields than the header", f"line {number}: {len(fields)}, not {len(names)}",
-                sum(map(len, fields)),
-            )  # fmt: skip
+            where = f"line {number}: {len(fields)}, not {len(names)}"
+            yield number, SetAside(f"{file}#{number}", "more fields than the header", where, sum(map(len, fields)))
         elif fields:
-            row = dict(zip(names, fields, strict=False))
-            yield from documents_of_row({field: None, **row}, field, name, f"line {number}", limits)
+            yield number, dict(zip(names, fields, strict=False))
 
 
 def _read_rows(lines: Iterator[tuple[int, str | None]], most: int) -> Iterator[tuple[int, list[str] | str]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from athanor.base.errors import AthanorError
-from athanor.models.convert import write_object
+from athanor.base.tensorfile import TensorWriter
+from athanor.models.convert import NAMES, raw, write_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -50,7 +50,9 @@ def write_folder(folder: Path, record: Mapping[str, Any], tensors: Mapping[str, 
             raise AthanorError(f"{name} holds a number that is not finite: it is not saved")
     folder.mkdir(parents=True, exist_ok=True)
     write_object(folder / CONFIG, record)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt", **({BASE_HASH: base} if base else {})})
+    entries = {name: (NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    writer = TensorWriter(folder / WEIGHTS, entries, {BASE_HASH: base} if base else None)
+    writer.write(lambda name: raw(tensors[name]))
 
 
 def refuse_unknown(record: Mapping[str, Any], used: frozenset[str], where: str) -> None:

@@ -15,10 +15,6 @@ from athanor.training.engines.cut import Cut
 from athanor.training.objective import Scored
 
 
-class PartDone(Exception):
-    """This process has done its part: the first one holds the whole model, and goes on alone."""
-
-
 class Engine:
     """One process.
 
@@ -91,3 +87,8 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """What the record of a run says about it."""
         return {"engine": self.name, "processes": self.places}
+
+
+def owner_of(name: str) -> str:
+    """The weight that a tensor of a checkpoint goes with: of 'exp_avg.trunk.norm.weight' it is 'trunk.norm.weight'."""
+    return name.partition(".")[2]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from athanor.base.device import pick_device
 from athanor.base.errors import AthanorError
@@ -33,8 +34,7 @@ class Processes(Engine):
             )
         self.device = pick_device()
         if not dist.is_initialized():
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=PATIENCE)
+            join("nccl" if self.device.type == "cuda" else "gloo")
         self.place, self.places = dist.get_rank(), dist.get_world_size()
         self.rank, self.world, self.first = self.place, self.places, self.place == 0
 
@@ -86,6 +86,19 @@ class Processes(Engine):
 
     def close(self) -> None:
         dist.destroy_process_group()
+
+
+def join(backend: str) -> None:
+    """Meet the other processes at the store that the environment names.
+
+    torchrun's agent keeps that store when it starts processes again, with the addresses of those that are gone; on one
+    machine, where all know how often, each start gets keys of its own. (On several a fresh store has to be asked for,
+    with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as `athanor launch` does.)
+    """
+    store, rank, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
 
 
 def set_parameter(model: nn.Module, name: str, weight: Tensor, learns: bool) -> None:

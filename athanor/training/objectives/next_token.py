@@ -17,8 +17,19 @@ from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import Routes
 from athanor.models.language import LanguageModel
 from athanor.training.objective import Loss
+from athanor.training.settings import LoopSettings
 
 BALANCE = 0.01  # Fedus et al. 2021, section 2.2: large enough to balance, small enough not to drown the task
+
+
+class NextTokenSettings(LoopSettings):
+    """What next-token training can do with and without."""
+
+    fused_loss: bool = True
+    """Logits of a few rows at a time, their gradient made in the same pass: the memory of all logits is saved; false:
+    all at once, by torch's own functions."""
+    document_mask: bool = True
+    """Attention stays within a document; false: within a row, across what happens to be packed into it."""
 
 
 class TokenBatch(NamedTuple):
@@ -45,6 +56,8 @@ def next_token_loss(
     balance: float | None = None,
     z_loss: float = 0.0,
     sources: Mapping[int, str] | None = None,
+    fused: bool = True,
+    document_mask: bool = True,
 ) -> Callable[[nn.Module, TokenBatch], Loss]:
     """The loss of a `LanguageModel` with this config.
 
@@ -52,6 +65,7 @@ def next_token_loss(
         balance: share of the loss that keeps experts evenly used; None: 0.01 where there are experts.
         z_loss: see `kernels.linear_cross_entropy`.
         sources: names of the sources whose losses are told apart.
+        fused, document_mask: see `NextTokenSettings`.
 
     Raises:
         AthanorError: a share is given and the network has no experts to balance.
@@ -63,8 +77,9 @@ def next_token_loss(
     def loss(model: nn.Module, batch: TokenBatch) -> Loss:
         assert isinstance(model, LanguageModel)
         routes = None if config.experts is None else Routes()
-        hidden_BTD = model.hidden(batch.ids_BT, documents_BT=batch.documents_BT, routes=routes)
-        scores = model.score(hidden_BTD, batch.targets_BT, z_loss)
+        documents_BT = batch.documents_BT if document_mask else None
+        hidden_BTD = model.hidden(batch.ids_BT, documents_BT=documents_BT, routes=routes)
+        scores = model.score(hidden_BTD, batch.targets_BT, z_loss, fused)
         total, count = scores.sums()
         if routes is not None:
             total = total + share * count * routes.balance()  # the loop divides both by the count

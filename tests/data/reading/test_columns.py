@@ -9,6 +9,8 @@ pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed (athanor[pa
 import pyarrow.parquet as pq  # noqa: E402
 
 from athanor.base.errors import AthanorError  # noqa: E402
+from tests.conftest import REAL_DATA  # noqa: E402
+from tests.data.reading.tiny_media import png, wav  # noqa: E402
 
 TEXTS = ["The first row.", "第二行。", "The third row."]
 
@@ -67,6 +69,39 @@ def test_text_that_is_no_utf8_costs_its_row_only(folder, read_all):
     documents, aside = read_all(folder / "t.parquet")
     assert texts_of(documents) == {"t.parquet#1": "good", "t.parquet#3": "fine"}
     assert aside == {"t.parquet#2": "field text is not text"}
+
+
+def test_pictures_and_sounds_in_a_column_belong_to_their_row(folder, read_all):
+    """The two forms `datasets` has had for its features Image and Audio, and a plain column of bytes."""
+    image, audio = {"bytes": png(5, 4), "path": "a.png"}, {"bytes": wav(0.25), "path": None}
+    rows = pa.table({
+        "caption": ["A picture.", "A picture and a sound.", "Text alone.", "Broken.", None, "Elsewhere."],
+        "image": [image, image, None, {"bytes": b"no picture", "path": None}, image, {"bytes": None, "path": "x.png"}],
+        "audio": [None, audio, None, None, None, None],
+    })  # fmt: skip
+    pq.write_table(rows, folder / "media.parquet")
+    pq.write_table(pa.table({"text": ["Bytes."], "png": [png(2, 7)], "other": [b"x"]}), folder / "plain.parquet")
+    documents, aside = read_all(folder)
+    found = {document.source: document for document in documents}
+    assert list(found) == ["media.parquet#1", "media.parquet#2", "media.parquet#3", "plain.parquet#1"]
+    assert found["media.parquet#2"].media == (
+        {"kind": "picture", "path": str(folder / "media.parquet"), "row": 1, "column": "image", "bytes": len(png(5, 4)),
+         "width": 5, "height": 4},
+        {"kind": "sound", "path": str(folder / "media.parquet"), "row": 1, "column": "audio", "bytes": len(wav(0.25)),
+         "seconds": 0.25, "sample_rate": 8_000},
+    )  # fmt: skip
+    assert found["media.parquet#3"].media == () and found["plain.parquet#1"].media[0]["height"] == 7
+    assert aside == {
+        "media.parquet#4": "broken picture", "media.parquet#5": "a picture without words",
+        "media.parquet#6": "a picture or sound that lies elsewhere",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(not (REAL_DATA / "multimodal" / "nlvr_test.parquet").exists(), reason="no real pictures here")
+def test_a_real_set_of_pictures_and_sentences(folder, read_all):
+    documents, aside = read_all(REAL_DATA / "multimodal" / "nlvr_test.parquet")
+    assert len(documents) == 1_980 and aside == {}
+    assert {document.media[0]["width"] for document in documents} == {400}
 
 
 def write_stream(path, rows):

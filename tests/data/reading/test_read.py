@@ -115,7 +115,7 @@ def test_everything_unusable_is_set_aside_with_its_reason(tmp_path, read):
     assert texts == {"good.txt": NOTE}
     assert aside == {
         "binary.txt": "binary file", "broken.txt": "broken UTF-8", "empty.txt": "empty file", "blank.md": "empty text",
-        "broken.pdf": "broken PDF", "menu.html": "no text in the page", "photo.jpeg": "kind not read: .jpeg",
+        "broken.pdf": "broken PDF", "menu.html": "no text in the page", "photo.jpeg": "a picture without words",
         "cut.txt.gz": "broken or truncated compression", "wrong.jsonl.zst": "broken or truncated compression",
         "dangling.txt": "broken link",
     }  # fmt: skip
@@ -249,11 +249,11 @@ def test_nothing_to_read_says_what_was_found_and_what_is_allowed(tmp_path, run_s
     if make != "nothing":
         folder.mkdir()
     if make == "useless":
-        (folder / "a.jpg").write_bytes(b"x")
-        (folder / "b.jpg").write_bytes(b"x")
+        (folder / "a.mp4").write_bytes(b"x")
+        (folder / "b.mp4").write_bytes(b"x")
     with pytest.raises(AthanorError) as caught:
         run_step(read_documents, ReadSettings(path=str(folder)))
-    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .jpg (2)"}[make] in str(
+    assert {"nothing": "there is nothing at", "empty": "is empty", "useless": "kind not read: .mp4 (2)"}[make] in str(
         caught.value
     )
     assert ".md" in caught.value.allowed and caught.value.fix
@@ -320,3 +320,25 @@ def test_a_single_line_of_200_megabytes_is_read_in_bounded_memory(tmp_path, kind
     text_bytes, megabytes = map(int, result.stdout.split())
     assert text_bytes == (len("the next row") if kind == "jsonl" else 200 * len(block))
     assert megabytes < 80, f"{megabytes} MB for a file of 200"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_a_single_line_of_4_gigabytes_is_survived(tmp_path, kind):
+    """Compressed on disk, so that 4 MB become 4.3 GB of one line."""
+    path, out = tmp_path / f"line.{kind}.gz", tmp_path / "out"
+    begin, end = {"txt": (b"", b""), "jsonl": (b'{"text": "', b'"}\n{"text": "next"}'), "csv": (b"text\n", b"\nnext")}[
+        kind
+    ]
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(begin)
+        for _ in range(4_300):
+            file.write(b"word " * 200_000)
+        file.write(end)
+    out.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-c", READ_IN_CHILD, str(path), str(out)], capture_output=True, text=True, check=True
+    )
+    text_bytes, megabytes = map(int, result.stdout.split())
+    assert text_bytes == (4_300_000_000 if kind == "txt" else 4)
+    assert megabytes < 120

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -95,3 +96,15 @@ def test_what_python_writes_is_read_back(rows):
     csv.writer(written, lineterminator="\n").writerows([("a", "text"), *rows])
     pieces = [written.getvalue()[start : start + 7] for start in range(0, len(written.getvalue()), 7)]
     assert [fields for _, fields in _read_rows(text_lines(pieces, 10_000), 10_000)][1:] == [list(row) for row in rows]
+
+
+def test_a_line_of_300_megabytes_is_never_held():
+    piece = "x" * 1_000_000
+    tracemalloc.start()
+    lines = [
+        (number, line if line is None else len(line))
+        for number, line in text_lines([*[piece] * 300, "\nend"], 16_000_000)
+    ]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert lines == [(1, None), (2, 3)] and peak < 40_000_000

@@ -1,11 +1,15 @@
 """Web archives: records made here byte by byte, and real crawls."""
 
 import gzip
+import io
 import tarfile
+import tracemalloc
 
 import pytest
 import zstandard
 
+from athanor.data.reading.pages import LARGEST_PAGE
+from athanor.data.reading.warc import read_records
 from tests.conftest import REAL_DATA
 
 PAGE = "<html><head><title>{title}</title></head><body><nav><a href='/'>Home</a></nav><p>{text}</p></body></html>"
@@ -124,3 +128,39 @@ def test_real_archives(folder, read_all):
         document for document in documents if "wrong-chunks" in document.source or "non-chunked" in document.source
     ]
     assert [document.text.split("\n")[0] for document in wrong] == ["# Example Domain"] * 2
+
+
+class Generated(io.RawIOBase):
+    """An archive of a page, a record of `size` bytes, and a page; never held."""
+
+    def __init__(self, size: int):
+        large = record(b"", "response", size=size).removesuffix(b"\r\n\r\n")
+        page = record(response(TEXT))
+        self.pieces = [io.BytesIO(page + large), None, io.BytesIO(b"\r\n\r\n" + page)]
+        self.left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer):
+        while self.pieces:
+            if self.pieces[0] is None:
+                size = min(self.left, len(buffer))
+                buffer[:size] = b"x" * size
+                self.left -= size
+            else:
+                size = self.pieces[0].readinto(buffer)
+            if size:
+                return size
+            self.pieces.pop(0)
+        return 0
+
+
+@pytest.mark.parametrize("size", [300_000_000, pytest.param(4_300_000_000, marks=pytest.mark.slow)])
+def test_a_huge_record_is_passed_over_in_bounded_memory(size):
+    tracemalloc.start()
+    records = list(read_records(io.BufferedReader(Generated(size))))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [item.size for item in records] == [len(response(TEXT)), size, len(response(TEXT))]
+    assert peak < 3 * LARGEST_PAGE
