@@ -273,6 +273,7 @@ def find_all(folder, texts, **more):
     with NearCopyFinder(folder, 0.7, 5) as finder:
         for batch in in_batches(texts):
             finder.add(batch)
+        np.unique(np.zeros(1))  # numpy imports more of itself the first time
         tracemalloc.start()
         copies = finder.find(np.arange(len(texts)), lambda numbers: in_batches(texts[n] for n in numbers), **more)
         peak = tracemalloc.get_traced_memory()[1]
