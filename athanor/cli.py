@@ -33,7 +33,7 @@ VERBS = {  # verb: (English, 中文)
         "write a model for transformers (hf) or llama.cpp (gguf)",
         "导出模型：transformers（hf）或 llama.cpp（gguf）",
     ),
-    "data": ("remove copies and repeats from files of documents", "从文档文件中删除重复"),
+    "data": ("look at a corpus; remove copies and repeats", "查看语料；删除重复"),
     "tokens": (
         "train a tokenizer, measure one, or add tokens to a model",
         "训练分词器、衡量分词器，或为模型增加词元",
@@ -43,6 +43,7 @@ VERBS = {  # verb: (English, 中文)
         "学习曲线：已训练的模型，或正在训练的运行",
     ),
     "why": ("the training documents that contain a text", "一段话来自哪些训练文档"),
+    "remove": ("take documents out, and make again what learnt from them", "移除文档，并重做由它们产生的一切"),
     "lineage": ("what an artifact was made from", "一个产物的来历"),
     "verify": ("check every byte of the store against its records", "逐字节校验仓库"),
     "doctor": ("what this machine can do, and what is missing", "检查这台机器"),

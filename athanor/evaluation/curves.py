@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from athanor.base.errors import AthanorError
+from athanor.base.page import render_page, smooth
 from athanor.base.words import say
-from athanor.evaluation.page import render_page, smooth
 
 METRICS = "metrics.jsonl"
 MOST_POINTS = 2000  # of a curve in a page: more than a screen has columns
@@ -71,7 +71,9 @@ def span_of(rows: Sequence[Row]) -> int:
 
 def draw_page(runs: Mapping[str, Sequence[Row]]) -> str:
     """One HTML file with every curve of every run: loss, held-out, parts, gradient norm, learning rate, trouble."""
-    return render_page("curves.html", runs=[_curves(name, rows) for name, rows in runs.items()])
+    return render_page(
+        Path(__file__).with_name("curves.html"), runs=[_curves(name, rows) for name, rows in runs.items()]
+    )
 
 
 def _curves(name: str, rows: Sequence[Row]) -> dict[str, Any]:

@@ -27,6 +27,11 @@ def trains_on_cpu(*inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs) and inputs[0].device.type == "cpu"
 
 
+def by_blocks(device: torch.device) -> bool:
+    """Whether attention goes block by block: on a CPU, but for a graph that is traced to be run by other programs."""
+    return device.type == "cpu" and not torch.compiler.is_exporting()
+
+
 # --- normalisation -----------------------------------------------------------------------------------------------
 
 
@@ -218,7 +223,7 @@ class Mask:
             self.allowed_BTS = after_start_BTS & before_end_BTS
         self.block_starts: list[list[int]] | None = None
         self.block_ends: list[list[int]] | None = None
-        if device.type == "cpu":  # elsewhere nobody asks, and asking would wait
+        if by_blocks(device):  # elsewhere nobody asks, and asking would wait
             last_T = (place_T[::QUERY_BLOCK] + QUERY_BLOCK - 1).clamp_max(length - 1)
             self.block_starts = None if starts_BT is None else starts_BT[:, ::QUERY_BLOCK].tolist()
             self.block_ends = None if ends_BT is None else ends_BT[:, last_T].tolist()
@@ -255,7 +260,7 @@ def document_ends(starts_BT: Tensor) -> Tensor:
 
 def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
     """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
-    if q_BTNH.device.type == "cpu":
+    if by_blocks(q_BTNH.device):
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if not mask.plain:

@@ -242,4 +242,6 @@ def document_starts(documents_BT: Tensor) -> Tensor:
     place_T = torch.arange(documents_BT.shape[1], device=documents_BT.device)
     changed_BT = torch.ones_like(documents_BT, dtype=torch.bool)
     changed_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+    if torch.compiler.is_exporting():  # ONNX has no running maximum
+        return ((place_T * changed_BT)[:, None] * (place_T <= place_T[:, None])).amax(-1)
     return (place_T * changed_BT).cummax(dim=1).values

@@ -31,6 +31,7 @@ from athanor.models.config import TransformerConfig
 from athanor.models.convert import INDEX, Stored, convert_checkpoint, load_checkpoint, read_object
 from athanor.models.language import LanguageModel
 from athanor.models.streamed import Fill, filler_of
+from athanor.recipes import export_onnx
 from athanor.recipes.adapters import KIND, base_of, merge_checkpoint, refuse_others, to_peft
 from athanor.recipes.card import model_card
 from athanor.recipes.import_model import TOKENIZER_FILES
@@ -74,7 +75,7 @@ def export(
     folder: Path, artifact: Artifact | None, target: Path, *, to: str, kind: str | None, dequantize: bool,
     licence: str | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write a model as `to` ('hf', 'gguf' or 'peft') at `target`, and return the receipt that stands beside it.
+    """Write a model as `to` ('hf', 'gguf', 'onnx' or 'peft') at `target`, and return the receipt that stands beside it.
 
     Args:
         artifact: its record; one of an adapter leaves as it is ('peft') or folded into its base.
@@ -91,6 +92,8 @@ def export(
         return written(target, to, lambda work: to_peft(adapter, work / "result", licence, progress))
     base = base_of(artifact) if artifact is not None and artifact.kind == KIND else artifact
     folder = folder if base is None else base.path
+    if to == "onnx" and not export_onnx.writes_text(folder):
+        return written(target, to, lambda work: to_onnx_network(folder, work / "result", progress))
     tokenizer = equivalence.open_tokenizer(folder)
     if is_quantized(folder) and not dequantize:
         parent = base.record["parents"].get("model") if base else None
@@ -102,9 +105,10 @@ def export(
 
     def write(work: Path) -> dict[str, Any]:
         source = prepare(folder, artifact, tokenizer, kind, work)
-        chosen = kind or stored_type(source.dense)
+        chosen = "F32" if to == "onnx" else kind or stored_type(source.dense)
         check_room(source, target, chosen)
-        return (to_hf if to == "hf" else to_gguf)(source, work / "result", chosen, licence, progress)
+        ways = {"hf": to_hf, "gguf": to_gguf, "onnx": to_onnx}
+        return ways[to](source, work / "result", chosen, licence, progress)
 
     return written(target, to, write)
 
@@ -197,6 +201,20 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
     return finish(receipt, result, "model.receipt.json", progress)
 
 
+def to_onnx(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:
+    """A folder with one graph, for prompts and answers, and the tokenizer."""
+    export_onnx.refuse_large(source.parameters)
+    measured = export_onnx.write_language_model(source.dense, source.tokenizer, result, progress)
+    receipt = {**head(source, "onnx", kind, measured["how"]), **measured, **({"license": licence} if licence else {})}
+    equivalence.refuse_unequal(receipt, exact=False)
+    return finish(receipt, result, "receipt.json", progress)
+
+
+def to_onnx_network(folder: Path, result: Path, progress: Progress) -> dict[str, Any]:
+    """A folder with the graphs of a network that writes no text."""
+    return finish(export_onnx.write_network(folder, result, progress), result, "receipt.json", progress)
+
+
 # ------------------------------------------------------------------------------------------------------- the receipt
 
 
@@ -283,6 +301,8 @@ def check_target(target: Path, to: str, kind: str | None) -> None:
             f"--type {kind.lower()}: Hugging Face folders hold plain numbers", allowed=", ".join(PLAIN_TYPES).lower(),
             fix="athanor export --to gguf, for blocks",
         )  # fmt: skip
+    if to == "onnx" and kind not in (None, "F32"):
+        raise AthanorError(f"--type {kind.lower()}: ONNX graphs are written in float32", allowed="f32")
     if to == "gguf" and target.suffix != ".gguf":
         raise AthanorError(
             f"--out {target}: readers know GGUF files by their name", allowed="a name that ends in .gguf"

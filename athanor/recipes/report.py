@@ -7,11 +7,11 @@ from typing import Any
 
 import pydantic
 
+from athanor.base.page import percent, render_page, smooth
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.base.settings import Settings
 from athanor.base.tables import duration, quantity, size
-from athanor.evaluation.page import percent, render_page, smooth
 from athanor.recipes.quantize import RECEIPT, limits, losses
 from athanor.store.artifact import Artifact
 
@@ -60,7 +60,7 @@ def write_report(
     receipt = json.loads(parents["quantized"].file(RECEIPT).read_text(encoding="utf-8"))
     skills = {**results["skills"], "int4": receipt["skills"]}
     page = render_page(
-        "report.html",
+        Path(__file__).with_name(PAGE),
         recipe=settings.recipe,
         about={"en": settings.about.get("en", ""), "zh": settings.about.get("zh", "")},
         tiles=_tiles(parents, results, receipt, skills),

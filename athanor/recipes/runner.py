@@ -22,6 +22,8 @@ from athanor.base.progress import Progress
 from athanor.base.settings import Settings, parse_settings
 from athanor.base.tables import duration, size
 from athanor.base.words import say
+from athanor.data.reading.read import ReadSettings
+from athanor.data.reading.removed import without_for
 from athanor.recipes.code import code_version
 from athanor.recipes.dial import Choice, choose
 from athanor.recipes.processes import Job, run_job, spreads
@@ -51,11 +53,14 @@ class PlannedStep:
     chosen: dict[str, Choice]
 
 
-def plan_recipe(recipe: Recipe, given: Mapping[str, str] | None = None) -> list[PlannedStep]:
+def plan_recipe(
+    recipe: Recipe, given: Mapping[str, str] | None = None, removed: Sequence[dict[str, Any]] = ()
+) -> list[PlannedStep]:
     """Fill in every setting and name every artifact before anything runs.
 
     Args:
         given: artifacts of the store that steps name as parents: the name used there -> the artifact's.
+        removed: `read_removed` of the store: what reading leaves out.
 
     Raises:
         AthanorError: a setting is unknown or out of range, or a source to be read is not there.
@@ -66,11 +71,13 @@ def plan_recipe(recipe: Recipe, given: Mapping[str, str] | None = None) -> list[
             role: planned[name].artifact if name in planned else (given or {})[name]
             for role, name in row.parents.items()
         }
-        planned[row.name] = _plan_step(row, recipe, parents)
+        planned[row.name] = _plan_step(row, recipe, parents, removed)
     return list(planned.values())
 
 
-def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> PlannedStep:
+def _plan_step(
+    row: RecipeStep, recipe: Recipe, parents: dict[str, str], removed: Sequence[dict[str, Any]]
+) -> PlannedStep:
     step = step_named(row.do)
     cls = step.settings_class()
     chosen = {key: choice for key, choice in choose(recipe.scale, row.do).items() if key not in row.settings}
@@ -79,11 +86,26 @@ def _plan_step(row: RecipeStep, recipe: Recipe, parents: dict[str, str]) -> Plan
         values["seed"] = recipe.seed
     if "recipe" in cls.model_fields and "recipe" not in values:
         values["recipe"] = recipe.name
-    settings = parse_settings(cls, values, row.name)
+    settings = leave_out(parse_settings(cls, values, row.name), removed)
+    return name_step(row.name, row.do, settings, parents, chosen)
+
+
+def leave_out(settings: Settings, removed: Sequence[dict[str, Any]]) -> Settings:
+    """Settings of a step that reads, with what was removed from the store left out."""
+    if not isinstance(settings, ReadSettings) or not removed:
+        return settings
+    return settings.model_copy(update={"without": without_for(settings.path, removed)})
+
+
+def name_step(
+    name: str, do: str, settings: Settings, parents: dict[str, str], chosen: dict[str, Choice]
+) -> PlannedStep:
+    """A step whose settings are all known, with the name of the artifact it will make."""
+    step = step_named(do)
     code = code_version(step.module)
     made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}
-    name = artifact_name(step.makes, row.do, made_of, parents, code)
-    return PlannedStep(row.name, row.do, step, settings, parents, name, code, chosen)
+    artifact = artifact_name(step.makes, do, made_of, parents, code)
+    return PlannedStep(name, do, step, settings, parents, artifact, code, chosen)
 
 
 def run_recipe(

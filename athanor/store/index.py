@@ -135,8 +135,9 @@ class DocumentIndex:
     def _maximal_spans(self, query: bytes, edges: list[int], minimum: int) -> list[tuple[int, int]]:
         """Byte spans of the query that occur, at least `minimum` long and part of no longer one, from left to right.
 
-        A window is the shortest stretch that a new span starting at `first` would have to contain. Whatever part of
-        its beginning does not occur together with its end is skipped at once.
+        A window is the shortest stretch that a new span starting at `first` would have to contain. Where its second
+        half does not occur, no span begins before the half's second character: most of a text that was never seen is
+        passed over by half windows, at the price of one search each.
         """
         spans: list[tuple[int, int]] = []
         first = reached = 0
@@ -144,9 +145,13 @@ class DocumentIndex:
             last = bisect.bisect_left(edges, max(edges[first] + minimum, reached + 1))
             if last >= len(edges):
                 return spans
+            middle = (first + last) // 2
+            if middle > first and not self._occurs(query, edges[middle], edges[last]):
+                first = middle + 1
+                continue
             longest = edges[first] + self._longest_prefix(query, edges[first])
             if longest < edges[last]:
-                first = self._earliest_start(query, edges, first + 1, last)
+                first = self._earliest_start(query, edges, first + 1, middle if middle > first else last, last)
                 if edges[last] - edges[first] < minimum:
                     continue
                 longest = edges[first] + self._longest_prefix(query, edges[first])
@@ -154,16 +159,18 @@ class DocumentIndex:
             spans.append((edges[first], reached))
             first += 1
 
-    def _earliest_start(self, query: bytes, edges: list[int], low: int, last: int) -> int:
-        """The smallest edge from `low` on whose stretch up to the edge `last` occurs; `last` when none does."""
-        high = last
+    def _earliest_start(self, query: bytes, edges: list[int], low: int, high: int, last: int) -> int:
+        """The smallest edge from `low` on whose stretch up to the edge `last` occurs; that of `high` does."""
         while low < high:
             middle = (low + high) // 2
-            if any(shard.occurs(query, edges[middle], edges[last]) for shard in self.shards):
+            if self._occurs(query, edges[middle], edges[last]):
                 high = middle
             else:
                 low = middle + 1
         return low
+
+    def _occurs(self, query: bytes, start: int, stop: int) -> bool:
+        return any(shard.occurs(query, start, stop) for shard in self.shards)
 
     def _longest_prefix(self, query: bytes, start: int) -> int:
         """Length of the longest beginning of `query[start:]` that occurs, in bytes."""

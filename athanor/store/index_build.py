@@ -12,7 +12,7 @@ from athanor.base.files import explain_disk_error, write_json
 from athanor.base.progress import Progress, SilentProgress
 from athanor.store.index_files import SEPARATOR, VERSION, checks_of, count_characters, encode, sealed, write_checks
 
-SHARD_BYTES = 64 << 20  # building takes about 9 bytes of memory per byte of a shard
+SHARD_BYTES = 256 << 20  # a query searches every shard: of 1 GB cold it takes 0.2 s in five, 2 s in eighteen
 LONGEST_QUERY = 256 << 10
 SORTED_AT_ONCE = 1 << 22  # suffixes
 
@@ -106,13 +106,14 @@ class _Builder:
             return
         text = np.frombuffer(self.text, dtype=np.uint8)
         self.text = bytearray()  # the array keeps the old one
+        stem = str(self.folder / f"{self.shards:05d}")
+        text.tofile(f"{stem}.text")
+        order = _sort_suffixes(text)
         wanted = np.zeros(len(text), dtype=bool)
         for start, stop in self.owned:
             wanted[start:stop] = text[start:stop] & 0xC0 != 0x80  # only suffixes that begin with a character
         self.owned.clear()
-        stem = str(self.folder / f"{self.shards:05d}")
-        text.tofile(f"{stem}.text")
-        counts = _write_suffixes(f"{stem}.suffixes", text, wanted, _sort_suffixes(text))
+        counts = _write_suffixes(f"{stem}.suffixes", text, wanted, order)
         prefixes = np.zeros(65_537, dtype="<u4")
         prefixes[1:] = np.cumsum(counts)
         prefixes.tofile(f"{stem}.prefixes")

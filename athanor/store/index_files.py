@@ -85,7 +85,9 @@ def read_small(path: Path, checksum: int) -> bytes:
     Raises:
         AthanorError: it is missing or has changed.
     """
-    data = bytes(map_file(path))
+    if not path.is_file():
+        raise AthanorError(f"{path} is missing", fix=DAMAGED)
+    data = path.read_bytes()
     if zlib.crc32(data) != checksum:
         raise AthanorError(f"{path} has changed since it was written", fix=DAMAGED)
     return data

@@ -15,6 +15,10 @@ from athanor.verbs.groups import group_of
 from athanor.verbs.options import json_option, print_json, workers_options
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
+    "show": (
+        "look at a corpus: sample, search, funnel, lengths, copies, mixture",
+        "查看语料：样本、搜索、漏斗、长度、重复、混合",
+    ),
     "read": ("show what a path or address holds, and what cannot be read", "查看路径或网址的内容与无法读取之处"),
     "convert": ("write everything at a path to one file, JSON lines or parquet", "写成一个 JSON 行或 parquet 文件"),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),

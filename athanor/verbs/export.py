@@ -1,4 +1,4 @@
-"""athanor export: a model as a Hugging Face folder or a GGUF file, an adapter as a PEFT folder."""
+"""athanor export: a model as a Hugging Face folder, a GGUF file or ONNX graphs, an adapter as a PEFT folder."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ ORDER = ("merge", "finetune", "pretrain")  # the newest model that is not quanti
 TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 
 TO = (
-    "hf: a folder for transformers; gguf: a file for llama.cpp; peft: an adapter's folder for peft",
-    "hf：transformers 目录；gguf：llama.cpp 文件；peft：peft 适配器目录",
+    "hf: a folder for transformers; gguf: a file for llama.cpp; onnx: graphs for onnxruntime; peft: an adapter",
+    "hf：transformers 目录；gguf：llama.cpp 文件；onnx：onnxruntime 计算图；peft：peft 适配器目录",
 )
 TYPE = (
     "number type (default: as stored); q8_0 and q4_0 for gguf only",
@@ -30,10 +30,11 @@ DEQUANTIZE = (
 @click.command(
     epilog="\b\nExample:  athanor export --to gguf --type q8_0 && llama-cli -m model-*.gguf\n"
     "          athanor export model-1f2e3d4c --to hf --out ~/my-model --license apache-2.0\n"
+    "          athanor export model-1f2e3d4c --to onnx --out ~/my-graphs\n"
     "          athanor export adapter-5a6b7c8d --to peft --out ~/my-adapter"
 )
 @click.argument("model", required=False)
-@click.option("--to", type=click.Choice(["hf", "gguf", "peft"]), required=True, help=say(*TO))
+@click.option("--to", type=click.Choice(["hf", "gguf", "onnx", "peft"]), required=True, help=say(*TO))
 @click.option("--type", "kind", type=click.Choice(TYPES, case_sensitive=False), help=say(*TYPE))
 @click.option("--out", metavar="PATH", help=say("where to (default: here, by its name)", "输出位置（默认：当前目录）"))
 @click.option("--license", "licence", metavar="NAME", help=say("licence to state, such as apache-2.0", "声明的许可证"))
@@ -47,7 +48,7 @@ def command(
     """Write MODEL (an artifact's name, a checkpoint's folder, or the newest unquantised model of the store).
 
     What was written is read again and compared with the model; the receipt stands beside it. An adapter is folded into
-    its base for --to hf and gguf.
+    its base for --to hf, gguf and onnx.
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
@@ -101,6 +102,9 @@ def show(receipt: dict[str, Any], target: Path, place: Path) -> None:
     if receipt["format"] == "peft":
         show_adapter(receipt, target, place)
         return
+    if "differences" in receipt:
+        show_network(receipt, target, place)
+        return
     logits, ids, chats = receipt["logits"], receipt["token_ids"], receipt["chat_template"]
     click.echo(f"→ {target} ({receipt['type']})")
     if "merged" in receipt:
@@ -124,6 +128,16 @@ def show(receipt: dict[str, Any], target: Path, place: Path) -> None:
     if "known_differences" in ids:
         click.echo("  " + say(f"token ids in llama.cpp differ for: {ids['known_differences']}",
                               f"llama.cpp 中词元不同的文字：{ids['known_differences']}"))  # fmt: skip
+    click.echo("  " + say(f"receipt: {place}", f"回执：{place}"))
+
+
+def show_network(receipt: dict[str, Any], target: Path, place: Path) -> None:
+    """The receipt of graphs without text: a line for each."""
+    click.echo(f"→ {target} ({receipt['type']})")
+    for name, row in receipt["differences"].items():
+        apart = f"{row['max_difference']:.3g}"
+        click.echo("  " + say(f"{name}: largest difference in onnxruntime {apart}",
+                              f"{name}：onnxruntime 中的最大差 {apart}"))  # fmt: skip
     click.echo("  " + say(f"receipt: {place}", f"回执：{place}"))
 
 

@@ -36,6 +36,7 @@ def command(
 
     from athanor.base.progress import SilentProgress, make_progress
     from athanor.base.stopping import StopRequest
+    from athanor.data.reading.removed import read_removed
     from athanor.recipes.dial import require_runnable
     from athanor.recipes.processes import among_others, join_others
     from athanor.recipes.recipe import load_recipe
@@ -46,12 +47,12 @@ def command(
     stop = StopRequest().listen()
     chosen = [*overrides, *([f"scale={scale}"] if scale else [])]
     loaded = until_step(load_recipe(recipe, chosen), until)
-    plan = plan_recipe(loaded)
+    place = find_store(store, create_at=Path.cwd())
+    plan = plan_recipe(loaded, removed=read_removed(place))
     if dry_run:
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
     require_runnable(loaded.scale)
-    place = find_store(store, create_at=Path.cwd())
     if among_others() and not join_others(plan):
         follow_recipe(plan, place, SilentProgress(stop))
         return

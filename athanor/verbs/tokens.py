@@ -61,6 +61,7 @@ def train(
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
+    from athanor.data.reading.removed import read_removed
     from athanor.recipes.recipe import load_recipe
     from athanor.recipes.resolved import until_step
     from athanor.recipes.runner import plan_recipe, run_recipe
@@ -77,8 +78,8 @@ def train(
         step, dot, _ = override.partition("=")[0].partition(".")
         if dot and step not in steps:
             raise AthanorError(f"{override}: the step {step} comes after the tokenizer", allowed=", ".join(steps))
-    plan = plan_recipe(recipe)
     place = find_store(store, create_at=Path.cwd())
+    plan = plan_recipe(recipe, removed=read_removed(place))
     made = run_recipe(recipe, plan, place, make_progress(StopRequest().listen()))["tokenizer"]
     if as_json:
         print_json({"artifact": made.id, **made.record})
@@ -221,6 +222,7 @@ def extend(
     from athanor.base.progress import make_progress
     from athanor.base.settings import parse_settings
     from athanor.base.stopping import StopRequest
+    from athanor.data.reading.removed import read_removed
     from athanor.recipes.extend_model import ExtendSettings, check
     from athanor.recipes.runner import run_recipe
     from athanor.store.artifact import find_store
@@ -235,7 +237,7 @@ def extend(
     progress = make_progress(StopRequest().listen())
     if base is None:
         base = run_recipe(*plan_model(str(folder)), place, progress)["import"]
-    made = run_recipe(*plan_extension(settings, base, texts), place, progress)["extend"]
+    made = run_recipe(*plan_extension(settings, base, texts, read_removed(place)), place, progress)["extend"]
     if as_json:
         print_json({"artifact": made.id, **made.record, "receipt": _receipt(made)})
         return
@@ -275,24 +277,17 @@ def refuse_early(folder: Path, settings: Any) -> None:
         tokens.extend(Tokenizer.load(folder), settings.words, settings.special)
 
 
-def plan_extension(settings: Any, base: Any, texts: str | None) -> tuple[Any, list[Any]]:
+def plan_extension(settings: Any, base: Any, texts: str | None, removed: Any) -> tuple[Any, list[Any]]:
     """The step that extends `base`, and before it the one that reads the texts, if there are any."""
-    from athanor.recipes.code import code_version
     from athanor.recipes.recipe import Recipe, RecipeStep
-    from athanor.recipes.runner import PlannedStep, plan_recipe
-    from athanor.recipes.steps import STEPS
-    from athanor.store.artifact import artifact_name
+    from athanor.recipes.runner import PlannedStep, name_step, plan_recipe
 
     recipe = Recipe("extend", {}, "nano", 1, ())
     first: list[PlannedStep] = []
     if texts is not None:
-        first = plan_recipe(replace(recipe, steps=(RecipeStep("data", "read", {}, {"path": texts}),)))
-    step = STEPS["extend"]
+        first = plan_recipe(replace(recipe, steps=(RecipeStep("data", "read", {}, {"path": texts}),)), removed=removed)
     parents = {"model": base.id, **({"documents": first[0].artifact} if first else {})}
-    code = code_version(step.module)
-    made_of = {**settings.model_dump(mode="json"), "outside": step.outside(settings)}
-    name = artifact_name(step.makes, "extend", made_of, parents, code)
-    return recipe, [*first, PlannedStep("extend", "extend", step, settings, parents, name, code, {})]
+    return recipe, [*first, name_step("extend", "extend", settings, parents, {})]
 
 
 def _receipt(made: Any) -> dict[str, Any]:

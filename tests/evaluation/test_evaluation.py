@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from athanor import recipes
+from athanor.base.page import render_page, smooth, to_json
 from athanor.evaluation.bits import bits_per_byte, lzma_bits_per_byte
 from athanor.evaluation.exam import Answer, accuracy, passed
-from athanor.evaluation.page import render_page, smooth, to_json
 from athanor.evaluation.statistics import ratio, share
 from athanor.evaluation.subject import LocalSubject
 from athanor.models.config import TransformerConfig
@@ -114,7 +115,7 @@ def test_text_in_a_page_stays_text() -> None:
     """A document cannot smuggle a script into the report."""
     assert "</script>" not in to_json({"text": "</script><script>alert(1)</script>"})
     with pytest.raises(Exception, match="undefined"):
-        render_page("report.html")
+        render_page(Path(recipes.__file__).with_name("report.html"))
 
 
 def test_the_subject_refuses_a_tokenizer_of_another_model(subject: LocalSubject, tmp_path: Path) -> None:

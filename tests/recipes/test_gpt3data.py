@@ -22,6 +22,8 @@ from athanor.data.packing.mixture import MIXTURE, open_batches
 from athanor.data.packing.pack import TokenFiles
 from athanor.data.reading.python_text import list_modules, read_module, read_topics, standard_library
 from athanor.data.shards import read_shards
+from athanor.data.show.collection import of_artifact
+from athanor.data.show.survey import survey
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
@@ -187,6 +189,21 @@ def test_why_names_source_filters_and_steps_of_a_document_of_each_source(made) -
             assert ("quality" in passed) == (name == "raw")
     told = made[0]["index"].measurements["read"]["pretrained"]["sources"]
     assert told["curated"]["epochs"] == made[0]["pretrain"].measurements["sources"]["curated"]["epochs"]
+
+
+def test_a_mixture_is_shown_as_planned_and_as_it_was_read(made) -> None:  # type: ignore[no-untyped-def]
+    collection = of_artifact(made[0]["mix"])
+    seen = survey(collection, 3, 1, None, SilentProgress())
+    count = made[0]["unique"].measurements["documents"] + made[0]["good"].measurements["documents"]
+    assert sum(row["documents"] for part, row in seen.parts.items() if part.endswith("train")) == count
+    assert set(seen.parts) == {"raw/train", "raw/heldout", "curated/train", "curated/heldout"}
+    read = made[0]["pretrain"].measurements["sources"]
+    for row in collection.mixture:
+        assert row["share"] == {"raw": 0.6, "curated": 0.4}[row["name"]]
+        assert row["read"] == [{"model": made[0]["pretrain"].id, "share": read[row["name"]]["share"],
+                                "epochs": read[row["name"]]["epochs"]}]  # fmt: skip
+    steps = [row["step"] for row in collection.funnels]
+    assert steps == ["raw", "clean", "quality", "unique", "curated", "good"]
 
 
 def test_an_index_of_a_mixture_wants_its_corpora(made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

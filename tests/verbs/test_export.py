@@ -133,7 +133,8 @@ def test_a_quantised_model_is_exported_only_as_numbers(checkpoint: Path, verb: V
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--to", "onnx"), "'hf', 'gguf'"),
+        (("--to", "tflite"), "'hf', 'gguf'"),
+        (("--to", "onnx", "--type", "f16"), "float32"),
         ((), "--to"),
         (("--to", "gguf", "--type", "q3_k"), "q8_0"),
         (("--to", "hf", "--type", "q8_0"), "plain numbers"),

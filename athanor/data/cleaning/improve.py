@@ -91,6 +91,14 @@ def _improved(
         yield document
 
 
+def judge_one(document: Document, settings: CleanSettings) -> str | None:
+    """Why a document by itself does not pass repair, language and quality; None where it does."""
+    funnel = Funnel(*STAGES)
+    for _ in _improved([document], settings, funnel, Counter()):
+        return None
+    return funnel.reasons()[0][0]
+
+
 def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Document | None:
     """The document repaired, with its language; None when it is empty or of a language that is not wanted."""
     size = document.bytes

@@ -12,17 +12,17 @@ import numpy as np
 import pydantic
 
 from athanor.base.errors import AthanorError
-from athanor.base.files import read_json, write_json
+from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, read_records
 from athanor.base.settings import Settings
 from athanor.data.instruct.names import TRAIN
 from athanor.data.packing.mixture import MIXTURE
-from athanor.data.packing.order import PACKING, ReadingOrder, keep_order
+from athanor.data.packing.order import PACKING, ReadingOrder, keep_order, plan_of
 from athanor.data.shards import read_shards
 from athanor.data.verdicts import copies_of, filters_of
 from athanor.store.artifact import Artifact, several
-from athanor.store.index_build import build_index
+from athanor.store.index_build import SHARD_BYTES, build_index
 
 CONVERSATION = "conversation #"
 READINGS = "readings.json"
@@ -33,8 +33,8 @@ STAGES = ("pretrained", "finetuned")
 class IndexSettings(Settings):
     """How the index is cut."""
 
-    shard_bytes: int = pydantic.Field(default=64 << 20, ge=1 << 16, le=1 << 30)
-    """Text per suffix array; building takes about seven times as much memory."""
+    shard_bytes: int = pydantic.Field(default=SHARD_BYTES, ge=1 << 16, le=1 << 30)
+    """Text per suffix array; building takes about seven times as much memory, fewer arrays answer faster."""
 
 
 def index_documents(
@@ -54,10 +54,11 @@ def index_documents(
     sources: list[dict[str, Any]] = []
     measured = build_index(folder / INDEX, _texts(corpora, parents, sources), progress, settings.shard_bytes)
     (folder / "tokenizer.json").write_bytes(parents["pretrained"].file("tokenizer.json").read_bytes())
-    if "finetuned" in parents:
+    packed = "finetuned" in parents and PACKING in parents["finetuned"].record["files"]
+    if packed:
         (folder / PACKING).write_bytes(parents["finetuned"].file(PACKING).read_bytes())
-    plans = {role: plan for role in STAGES if role in parents and (plan := _plan(parents[role]))}
-    packing = np.load(folder / PACKING) if "finetuned" in parents else None
+    plans = {role: plan for role in STAGES if role in parents and (plan := plan_of(parents[role]))}
+    packing = np.load(folder / PACKING) if packed else None
     read = ReadingOrder(folder / ORDER, plans, packing).measured()
     documents = sum(source["documents"] for source in sources)
     write_json(folder / READINGS, {"plans": plans, "sources": sources, "documents": documents, "read": read})
@@ -119,16 +120,3 @@ def _texts(
         for number, row in enumerate(read_records(parents["conversations"].file(TRAIN))):
             name = encode_record({"source": f"{CONVERSATION}{number}"})[:-1]
             yield name, "\n".join(turn["content"] for turn in row["messages"])
-
-
-def _plan(model: Artifact) -> dict[str, int]:
-    """What tells the steps of a training; empty for a model that was trained elsewhere."""
-    settings = model.record["settings"]
-    if "steps" not in settings:
-        return {}
-    config = read_json(model.file("config.json"))
-    context = settings.get("context") or config.get("max_position_embeddings", config.get("n_positions"))
-    kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
-    if settings.get("group_by_length"):
-        kept["rows"] = 1  # packing.npy then tells the group that is a whole step
-    return {**kept, "context": context}

@@ -19,6 +19,7 @@ from athanor.store.artifact import Artifact
 
 STARTS, LANGUAGES = "train-starts.npy", "languages.json"
 PACKING = "packing.npy"
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "seq_length")  # what families call it in config.json
 Steps = dict[str, list[int]]  # by stage of the training: pretrained, finetuned
 
 
@@ -29,6 +30,22 @@ def keep_order(shards: Artifact, folder: Path) -> None:
         if last in (STARTS, LANGUAGES, MIXTURE) or last.startswith("language-"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(shards.file(name), folder / name)
+
+
+def plan_of(model: Artifact) -> dict[str, int]:
+    """What tells the steps of a training; empty for a model that was trained elsewhere, and for an adapter whose
+    settings leave the context to the model beneath it."""
+    settings = model.record["settings"]
+    if "steps" not in settings:
+        return {}
+    config = read_json(model.file("config.json")) if "config.json" in model.record["files"] else {}
+    context = settings.get("context") or next((config[key] for key in CONTEXT_KEYS if key in config), None)
+    if context is None:
+        return {}
+    kept = {key: settings[key] for key in ("steps", "rows", "seed", "document_rows") if key in settings}
+    if settings.get("group_by_length"):
+        kept["rows"] = 1  # packing.npy then tells the group that is a whole step
+    return {**kept, "context": context}
 
 
 class TokenTable:
@@ -62,7 +79,7 @@ class ReadingOrder:
         self.batches: dict[str, Batches | MixedBatches] = {}
         for stage, plan in plans.items():
             first = stage == "pretrained"
-            rows = plan["rows"] if first else plan["document_rows"]
+            rows = plan["rows"] if first else plan.get("document_rows", 0)
             steps = plan["steps"] if first else None  # fine-tuning reads the last stage of a curriculum alone
             if rows:
                 self.batches[stage] = open_batches(folder, plan["context"], rows, plan["seed"], steps, TokenTable)
@@ -86,8 +103,9 @@ class ReadingOrder:
 
     def of_conversation(self, number: int) -> Steps:
         """The steps of fine-tuning that read a conversation."""
-        assert self.rows_of_conversations is not None
-        plan = self.plans["finetuned"]
+        plan = self.plans.get("finetuned")
+        if plan is None or self.rows_of_conversations is None:
+            return {}
         rows = Rows(int(self.rows_of_conversations.max()) + 1, plan["rows"], plan["seed"])
         row = self.rows_of_conversations[number]
         return {"finetuned": rows.steps_of(np.array([row], dtype=np.int64), plan["steps"])}

@@ -3,7 +3,7 @@
 import gzip
 import json
 import math
-import re
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from athanor.data.document import Document, make_document
 from athanor.data.reading.decode import Unreadable
 from athanor.data.split import split_text
 
-BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)  # of compression
+BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, zipfile.BadZipFile)  # of compression
 TEXT_FIELDS = ("text", "content", "body")
+LONGEST_CHARACTER = 4  # bytes in UTF-8
 CONVERSATIONS = ("messages", "conversations")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ReadLimits(Settings):
@@ -85,7 +85,10 @@ def documents_of_row(
     else:
         facts = {"url": row["url"]} if isinstance(row.get("url"), str) else {}
         facts |= {field: as_json(row[field]) for field in limits.keep_fields if row.get(field) is not None}
-        yield from documents_of([text], name, limits, **facts)
+        if len(text) * LONGEST_CHARACTER <= limits.max_document_bytes:
+            yield _document(text, name, facts)
+        else:
+            yield from documents_of([text], name, limits, **facts)
 
 
 def _problem(text: Any, field: str) -> str | None:
@@ -94,9 +97,17 @@ def _problem(text: Any, field: str) -> str | None:
         return f"field {field} is not text"
     if not text.strip():
         return "empty text"
-    if not text.isascii() and SURROGATE.search(text):
+    if not text.isascii() and _has_half_pairs(text):
         return "half of a surrogate pair in the text"
     return None
+
+
+def _has_half_pairs(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _as_document(row: Mapping[str, Any]) -> Document | None:

@@ -22,6 +22,7 @@ from athanor.data.reading.decode import Unreadable
 from athanor.data.reading.items import Item
 from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
+from athanor.data.reading.removed import text_hash
 from athanor.data.reading.sources import SourceFile, find_sources
 from athanor.data.shards import ShardWriter
 from athanor.store.artifact import Artifact
@@ -49,6 +50,8 @@ class ReadSettings(Settings):
     """A longer row of a file or table is set aside."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Stop after about so many bytes of text; unset: read everything."""
+    without: tuple[str, ...] = ()
+    """Hashes of texts to leave out; `athanor remove` and what it wrote into the store fill it in."""
 
 
 class _Intake:
@@ -60,6 +63,7 @@ class _Intake:
         self.shards = ShardWriter(folder, "documents")
         self.aside = open_text(folder / "set_aside.jsonl", "w")
         self.kinds: Counter[str] = Counter()
+        self.without = set(settings.without)
 
     @property
     def full(self) -> bool:
@@ -91,6 +95,9 @@ class _Intake:
     def _write(self, document: Document) -> None:
         size = document.bytes
         self.funnel["documents"].enter(size)
+        if self.without and text_hash(document.text) in self.without:
+            self.funnel["documents"].drop("removed (without)", size, document.source)  # no text: it is to be forgotten
+            return
         self.funnel["documents"].leave(size)
         self.kinds[document.kind] += 1
         self.shards.write(document)

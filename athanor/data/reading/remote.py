@@ -4,12 +4,14 @@ Nothing is asked of the network unless the user named an address.
 """
 
 import io
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from athanor.base.errors import AthanorError
+from athanor.data.reading.decode import Unreadable
 from athanor.data.reading.kinds import ALLOWED, MEDIA, TABLES, find_kind, pair
 from athanor.data.reading.sources import Folder, SourceFile, is_access_error, judge
 
@@ -31,7 +33,7 @@ class _Place:
             ) from None
         try:
             self.system, self.root = fsspec.core.url_to_fs(address)
-        except (ImportError, ValueError) as problem:  # the protocol's own package is missing, or there is no such one
+        except (ImportError, ValueError, zipfile.BadZipFile) as problem:  # a package is missing, or no such protocol
             raise AthanorError(f"{address} cannot be opened: {problem}", allowed=ALLOWED) from None
         self.chain = "::" + address.split("::", 1)[1] if "::" in address else ""
         protocol = self.system.protocol
@@ -53,7 +55,13 @@ class _Place:
         )  # fmt: skip
 
     def _opener(self, path: str) -> Callable[[], IO[bytes]]:
-        return lambda: io.BufferedReader(self.system.open(path, "rb", block_size=BLOCK), BUFFER)
+        def open_file() -> IO[bytes]:
+            try:
+                return io.BufferedReader(self.system.open(path, "rb", block_size=BLOCK), BUFFER)
+            except RuntimeError as problem:  # of zipfile: a password, or a kind of compression it does not know
+                raise Unreadable("encrypted or unusual archive", str(problem)) from None
+
+        return open_file
 
     def _folder(self, folder: str) -> Folder:
         def find(name: str) -> SourceFile:

@@ -72,6 +72,24 @@ def test_files_in_a_zip_archive(folder, read_all):
         assert file.read() == FILES["cat.png"]
 
 
+def test_a_damaged_zip_archive(folder, read_all):
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        archive.writestr("a.txt", "Plain text.")
+        archive.writestr("b.txt", "Other text.")
+        archive.writestr("c.txt", "Locked text.")
+    data = bytearray((folder / "all.zip").read_bytes())
+    data[data.index(b"Other text.")] ^= 1
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # the flag "encrypted" of the last
+        data[data.rindex(mark) + at] |= 1
+    (folder / "all.zip").write_bytes(data)
+    documents, aside = read_all(f"zip://::{folder}/all.zip")
+    assert [document.source for document in documents] == ["a.txt"]
+    assert aside == {"b.txt": "broken or truncated compression", "c.txt": "encrypted or unusual archive"}
+    (folder / "cut.zip").write_bytes(data[:-30])
+    with pytest.raises(AthanorError, match="cannot be opened"):
+        read_all(f"zip://::{folder}/cut.zip")
+
+
 @pytest.fixture
 def server(folder):
     pytest.importorskip("aiohttp", reason="aiohttp is not installed (athanor[remote])")

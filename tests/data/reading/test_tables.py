@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from athanor.data.reading.tables import _read_rows, text_lines
+from athanor.data.reading.tables import Rows, Text
 
 ROWS = [
     ["id", "text", "url"],
@@ -57,18 +57,21 @@ def test_broken_quotes_cost_their_own_row_only(folder, read_all):
 
 
 def test_many_broken_quotes_are_read_once_and_not_again_for_each():
-    lines = [f'{number},"open, and not closed\n' for number in range(20_000)]
-    pulled = 0
+    lines = "".join(f'{number},"open, and not closed\n' for number in range(20_000))
+    pulled = []
+    rows = Rows(map(lambda piece: pulled.append(piece) or piece, ["id,text\n", lines]), 16_000_000)
+    asked = 0
+    line = rows.text.line
 
-    def count(lines):
-        nonlocal pulled
-        for number, line in enumerate(lines, 1):
-            pulled += 1
-            yield number, line
+    def count():
+        nonlocal asked
+        asked += 1
+        return line()
 
-    rows = list(_read_rows(count(["id,text\n", *lines]), 16_000_000))
-    assert len(rows) == len(lines) + 1 == pulled
-    assert {fields for _, fields in rows[1:]} == {"broken quotes"}
+    rows.text.line = count
+    found = list(rows)
+    assert len(found) == 20_001 and len(pulled) == 2 and asked < 20_100
+    assert {fields for _, fields in found[1:]} == {"broken quotes"}
 
 
 def test_a_line_too_long_is_passed_over(folder, read_all):
@@ -89,22 +92,42 @@ def test_a_table_without_a_text_column_says_what_it_has(folder, read_all):
     assert [document.text for document in read_all(folder / "t.csv", text_field="name")[0]] == ["Ada"]
 
 
-@given(st.lists(st.tuples(st.text(st.characters(blacklist_characters="\r\0", codec="utf-8")), st.text("ab,\n\"' "))))
-@settings(max_examples=50, deadline=None)
-def test_what_python_writes_is_read_back(rows):
+@given(
+    st.lists(st.tuples(st.text(st.characters(blacklist_characters="\r\0", codec="utf-8")), st.text("ab,\n\"' "))),
+    st.integers(1, 60),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_python_writes_is_read_back(rows, block):
     written = io.StringIO()
     csv.writer(written, lineterminator="\n").writerows([("a", "text"), *rows])
     pieces = [written.getvalue()[start : start + 7] for start in range(0, len(written.getvalue()), 7)]
-    assert [fields for _, fields in _read_rows(text_lines(pieces, 10_000), 10_000)][1:] == [list(row) for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("athanor.data.reading.tables.BLOCK", block)
+        found = list(Rows(pieces, 10_000))
+    expected, number = [], 1
+    for row in [("a", "text"), *rows]:
+        expected.append((number, list(row)))
+        number += 1 + sum(field.count("\n") for field in row)
+    assert found == expected
 
 
-def test_a_line_of_300_megabytes_is_never_held():
+@given(st.text('ab,"\n', max_size=300), st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_blocks_of_any_size_give_the_same_rows(table, block):
+    """Broken tables too: what is read at once is what is read with care."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("athanor.data.reading.tables.BLOCK", block)
+        by_blocks = list(Rows(["a,b\n", table], 10_000))
+        patch.setattr(Rows, "_at_once", lambda *_: None)
+        patch.setattr(Text, "block", lambda _: "")
+        with_care = list(Rows(["a,b\n", table], 10_000))
+    assert [row for row in by_blocks if row[1]] == [row for row in with_care if row[1]]
+
+
+def test_a_line_of_100_megabytes_is_never_held():
     piece = "x" * 1_000_000
     tracemalloc.start()
-    lines = [
-        (number, line if line is None else len(line))
-        for number, line in text_lines([*[piece] * 300, "\nend"], 16_000_000)
-    ]
+    rows = list(Rows(["text\n", *[piece] * 100, "\nend"], 16_000_000))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert lines == [(1, None), (2, 3)] and peak < 40_000_000
+    assert rows == [(1, ["text"]), (2, "line too long"), (3, ["end"])] and peak < 60_000_000

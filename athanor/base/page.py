@@ -9,18 +9,17 @@ from markupsafe import Markup
 
 from athanor.base.tables import duration, quantity, size
 
-HERE = Path(__file__).parent
-WEB = HERE.parent / "base" / "web"
+WEB = Path(__file__).parent / "web"
 
 
-def render_page(template: str, **values: Any) -> str:
-    """Fill `template` (a file beside this one) with values; text is escaped, scripts and styles are inlined."""
+def render_page(template: Path, **values: Any) -> str:
+    """Fill a template with values; text is escaped, scripts and styles are inlined."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(template.parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"quantity": quantity, "size": size, "duration": duration, "percent": percent}
-    return environment.get_template(template).render(
+    return environment.get_template(template.name).render(
         chart_script=Markup((WEB / "uPlot.iife.min.js").read_text(encoding="utf-8")),
         chart_style=Markup((WEB / "uPlot.min.css").read_text(encoding="utf-8")),
         to_json=to_json,

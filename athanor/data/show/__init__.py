@@ -1,0 +1,1 @@
+"""What a corpus looks like: samples, search, funnel, lengths, languages, copies, mixture."""
