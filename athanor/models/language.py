@@ -4,6 +4,7 @@ Shape letters as in `transformer.py`; X the positions of a batch that have a tar
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,17 +53,7 @@ class LanguageModel(nn.Module):
 
         The same seed gives the same numbers on every device (GPT-2, Radford et al. 2019, section 2.3). Returns itself.
         """
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                draw(module.weight, 0.02, generator)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for module in self.modules():
-            added = module.out if isinstance(module, Attention | CrossAttention) else None
-            added = module.down if isinstance(module, FeedForward) else added
-            if added is not None:
-                draw(added.weight, 0.02 / math.sqrt(2 * self.config.layers), generator)
+        initialise(self, {self.trunk: self.config.layers}, seed)
         return self
 
     def hidden(
@@ -235,6 +226,27 @@ def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:
     numbers = torch.empty(weight.shape).normal_(0.0, deviation, generator=generator)
     with torch.no_grad():
         weight.copy_(numbers)
+
+
+def initialise(network: nn.Module, layers: Mapping[Transformer, int], seed: int) -> None:
+    """Draw every product and table: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to its stream.
+
+    Args:
+        layers: of each trunk whose layers add to a stream; those of one that is normalised after each sum do not need
+            to be smaller, and BERT's are not (Devlin et al. 2019, the published code).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+            draw(module.weight, 0.02, generator)
+        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for trunk, count in layers.items():
+        for module in trunk.modules():
+            added = module.out if isinstance(module, Attention | CrossAttention) else None
+            added = module.down if isinstance(module, FeedForward) else added
+            if added is not None:
+                draw(added.weight, 0.02 / math.sqrt(2 * count), generator)
 
 
 def document_starts(documents_BT: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from athanor.models.attention import Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import ACTIVATIONS
-from athanor.models.language import document_starts, scored
+from athanor.models.language import document_starts, initialise, scored
 from athanor.models.transformer import Transformer
 
 
@@ -66,6 +66,11 @@ class TextEncoder(nn.Module):
         self.trunk = Transformer(trunk)
         self.pooler = nn.Linear(trunk.width, trunk.width) if config.pooled else None
         self.guess = Guess(trunk) if config.predicts else None
+
+    def initialise(self, seed: int) -> "TextEncoder":
+        """Draw every weight anew, normal(0, 0.02) (Devlin et al. 2019, the published code). Returns itself."""
+        initialise(self, {}, seed)
+        return self
 
     def hidden(
         self,

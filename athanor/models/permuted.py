@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from athanor.models.attention import Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import FeedForward
-from athanor.models.language import document_starts, scored
+from athanor.models.language import document_starts, draw, initialise, scored
 
 Memories = tuple[Tensor, ...]  # what entered each layer for earlier texts, (B, M, D) each
 
@@ -126,6 +126,17 @@ class PermutedLanguageModel(nn.Module):
         self.query = nn.Parameter(torch.zeros(1, 1, trunk.width))  # how every vector of the query stream begins
         self.blocks = nn.ModuleList(PermutedBlock(trunk) for _ in range(trunk.layers))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def initialise(self, seed: int) -> "PermutedLanguageModel":
+        """Draw every weight anew, normal(0, 0.02), what is added to queries too (published code). Returns itself."""
+        initialise(self, {}, seed)
+        generator = torch.Generator().manual_seed(seed + 1)
+        draw(self.query, 0.02, generator)
+        for block in self.blocks:
+            attention = block.attention
+            for added in (attention.content_bias, attention.distance_bias, attention.segment_bias, attention.segments):
+                draw(added, 0.02, generator)
+        return self
 
     def streams(
         self,

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.models.attention import Attention, Cache, CrossAttention, Memory
+from athanor.models.attention import Cache, Memory
 from athanor.models.config import TransformerConfig
-from athanor.models.feedforward import FeedForward
-from athanor.models.language import document_starts, draw, scored
+from athanor.models.language import document_starts, initialise, scored
 from athanor.models.transformer import Transformer
 
 SLOWEST = 10_000.0  # the wavelengths of the sinusoids grow from 2 pi to 2 pi times this
@@ -254,19 +253,3 @@ def sinusoids(position: Tensor, width: int) -> Tensor:
     rate_R = torch.exp(torch.arange(half, device=position.device).float() * -(math.log(SLOWEST) / (half - 1)))
     angle = position.float()[..., None] * rate_R
     return torch.cat((angle.sin(), angle.cos()), -1)
-
-
-def initialise(network: nn.Module, layers: dict[Transformer, int], seed: int) -> None:
-    """Draw every product and table: normal(0, 0.02), and 0.02 / sqrt(2 layers) where a layer adds to its stream."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
-            draw(module.weight, 0.02, generator)
-        if isinstance(module, nn.Linear | nn.Conv1d) and module.bias is not None:
-            nn.init.zeros_(module.bias)
-    for trunk, count in layers.items():
-        for module in trunk.modules():
-            added = module.out if isinstance(module, Attention | CrossAttention) else None
-            added = module.down if isinstance(module, FeedForward) else added
-            if added is not None:
-                draw(added.weight, 0.02 / math.sqrt(2 * count), generator)

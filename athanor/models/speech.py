@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.models.attention import Memory
-from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig, initialise, sinusoids
+from athanor.models.language import initialise
+from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig, sinusoids
 
 RATE = 16_000  # samples of sound in a second
 STEP, WIDE = 160, 400  # samples between the beginnings of two frames, and those a frame is made of

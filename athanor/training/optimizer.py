@@ -1,6 +1,6 @@
 """The optimiser: fp32 master weights behind a model in any number type, updated by AdamW or by Muon and AdamW.
 
-Muon (Jordan et al. 2024) takes the matrices inside the trunk, where it learns more per step; AdamW (Loshchilov &
+Muon (Jordan et al. 2024) takes the matrices inside the layers, where it learns more per step; AdamW (Loshchilov &
 Hutter 2019) takes the rest: embeddings, heads, norms and biases.
 """
 
@@ -45,7 +45,9 @@ class MasterOptimizer:
         self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
         self.held = [self.engine.local(weight) for weight in self.weights]
         self.masters = [_master(part) for part in self.held]
-        muon = {name for name, weight in learning if weight.dim() == 2 and name.startswith("trunk.")}
+        muon = {
+            name for name, weight in learning if weight.dim() == 2 and "blocks." in name and not name.endswith("bias")
+        }
         muon = muon if name == "muon" else set()
         pairs = list(zip(self.names, self.masters, strict=True))
         self.optimizers: list[torch.optim.Optimizer] = []

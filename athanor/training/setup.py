@@ -3,13 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from athanor.base.device import pick_device, set_threads
 from athanor.models.convert import save_checkpoint
-from athanor.models.language import LanguageModel
 from athanor.tokens.chat import Template, end_ids, generation_of, jinja_of, special_ids, stored_ends
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.history import METRICS, Row
@@ -17,11 +17,12 @@ from athanor.training.objective import Objective
 from athanor.training.settings import LoopSettings
 from athanor.training.techniques import apply_techniques
 
+SomeModel = TypeVar("SomeModel", bound=nn.Module)
 DtypeName = Literal["float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def prepare(model: LanguageModel, dtype: DtypeName | None, settings: LoopSettings) -> LanguageModel:
+def prepare(model: SomeModel, dtype: DtypeName | None, settings: LoopSettings) -> SomeModel:
     """The model on its device, ready to train; the same operations in the same order every time.
 
     Args:
@@ -35,7 +36,7 @@ def prepare(model: LanguageModel, dtype: DtypeName | None, settings: LoopSetting
 
 
 def save_model(
-    model: LanguageModel, tokenizer: Tokenizer, folder: Path, generation: Mapping[str, Any] | None = None
+    model: nn.Module, tokenizer: Tokenizer, folder: Path, generation: Mapping[str, Any] | None = None
 ) -> None:
     """Write a checkpoint that `transformers` loads: weights, config, tokenizer, chat template.
 

@@ -15,6 +15,7 @@ from athanor.data.packing.pack import TokenFiles, document_mark
 from athanor.inference.generate import generate
 from athanor.inference.sampling import Sampling
 from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.objective import Loss
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 from athanor.training.settings import LoopSettings
 
@@ -22,9 +23,22 @@ WINDOWS, AT_ONCE = 32, 8  # of held-out text: enough to see a trend, few enough 
 SAMPLE_TOKENS = 48
 
 
-def heldout_loss(sources: Mapping[str, TokenFiles], context: int) -> Callable[[nn.Module], Mapping[str, float]]:
+Judge = Callable[[nn.Module, Batch], Loss]
+
+
+def foretell(model: nn.Module, batch: Batch) -> Loss:
+    """How well a language model foretells windows."""
+    return next_token_loss(model.config)(model, to_tensors(batch, next(model.parameters()).device))
+
+
+def heldout_loss(
+    sources: Mapping[str, TokenFiles], context: int, judge: Judge = foretell
+) -> Callable[[nn.Module], Mapping[str, float]]:
     """Mean loss in nats per token over windows spread evenly over held-out text: `heldout`, of all together, and with
     several sources `heldout/<name>` of each.
+
+    Args:
+        judge: the loss of windows, of which everything is guessed, or what the objective hides.
 
     Raises:
         AthanorError: nothing was held out.
@@ -34,7 +48,7 @@ def heldout_loss(sources: Mapping[str, TokenFiles], context: int) -> Callable[[n
     windows = {name: spread(Batches(tokens, context, rows=1)) for name, tokens in sources.items()}
 
     def look(model: nn.Module) -> Mapping[str, float]:
-        sums = {name: score_windows(model, rows) for name, rows in windows.items()}
+        sums = {name: score_windows(model, rows, judge) for name, rows in windows.items()}
         total, count = (sum(pair[place] for pair in sums.values()) for place in (0, 1))
         figures = {"heldout": total / max(1, count)}
         if len(sums) > 1:
@@ -67,10 +81,9 @@ def spread(batches: Batches) -> list[Batch]:
     return [Batch(*(np.stack(part) for part in zip(*group, strict=True))) for group in groups]
 
 
-def score_windows(model: nn.Module, rows: Sequence[Batch]) -> tuple[float, int]:
+def score_windows(model: nn.Module, rows: Sequence[Batch], judge: Judge) -> tuple[float, int]:
     """Summed loss in nats, and the number of tokens scored."""
-    loss, device = next_token_loss(model.config), next(model.parameters()).device
-    found = [loss(model, to_tensors(batch, device)) for batch in rows]
+    found = [judge(model, batch) for batch in rows]
     return sum(float(one.total) for one in found), sum(int(one.count) for one in found)
 
 
@@ -91,15 +104,21 @@ def samples(prompts: Sequence[str], tokenizer: Tokenizer) -> Callable[[nn.Module
     return write
 
 
-def looks(settings: LoopSettings, tokenizer: Tokenizer, shards: Path, context: int) -> dict[str, Any]:
+def looks(
+    settings: LoopSettings, tokenizer: Tokenizer, shards: Path, context: int, judge: Judge = foretell
+) -> dict[str, Any]:
     """The fields `watch` and `samples` of an objective, as the settings ask for them.
 
     Args:
         shards: folder of a packed corpus.
+        judge: see `heldout_loss`.
 
     Raises:
         AthanorError: there is no held-out text.
     """
     if settings.watch_every is None:
         return {}
-    return {"watch": heldout_loss(open_heldout(shards), context), "samples": samples(settings.prompts, tokenizer)}
+    return {
+        "watch": heldout_loss(open_heldout(shards), context, judge),
+        "samples": samples(settings.prompts, tokenizer),
+    }
