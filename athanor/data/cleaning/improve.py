@@ -4,7 +4,7 @@ The result depends on the piece alone, so any worker of `base.workers` may do it
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,9 +14,9 @@ from athanor.base.files import hash_bytes
 from athanor.base.records import encode_record
 from athanor.data.cleaning.facts import Facts
 from athanor.data.cleaning.filters import judge, judge_pages
-from athanor.data.cleaning.language import guess_language, language_of
+from athanor.data.cleaning.language import guess_languages, languages_of
 from athanor.data.cleaning.personal import mask_personal
-from athanor.data.cleaning.repair import repair_text
+from athanor.data.cleaning.repair import repair_texts
 from athanor.data.cleaning.settings import CleanSettings
 from athanor.data.copies.deduplicate import Signed, sign
 from athanor.data.document import Document
@@ -74,9 +74,9 @@ def improve(settings: CleanSettings, piece: Piece) -> Improved:
 
 
 def _improved(
-    documents: Iterable[Document], settings: CleanSettings, funnel: Funnel, masked: Counter[str]
+    documents: Sequence[Document], settings: CleanSettings, funnel: Funnel, masked: Counter[str]
 ) -> Iterator[Document]:
-    repaired = [better for document in documents if (better := _repair(document, settings, funnel)) is not None]
+    repaired = _repaired(documents, settings, funnel)
     stage = funnel["quality"]
     for document, reason in zip(repaired, _reasons(repaired, settings), strict=True):
         stage.enter(document.bytes)
@@ -99,26 +99,30 @@ def judge_one(document: Document, settings: CleanSettings) -> str | None:
     return funnel.reasons()[0][0]
 
 
-def _repair(document: Document, settings: CleanSettings, funnel: Funnel) -> Document | None:
-    """The document repaired, with its language; None when it is empty or of a language that is not wanted."""
-    size = document.bytes
-    stage = funnel["repair"]
-    stage.enter(size)
-    text = repair_text(document.text)
-    if not text:
-        stage.drop("nothing left after repair", size, document.source)
-        return None
-    language = document.language or (language_of if settings.tell == "many" else guess_language)(text)
-    document = replace(document, text=text, language=language)
-    size = document.bytes
-    stage.leave(size)
-    stage = funnel["language"]
-    stage.enter(size)
-    if settings.languages and language not in settings.languages:
-        stage.drop(f"language {language} not wanted (languages)", size, document.source, text)
-        return None
-    stage.leave(size)
-    return document
+def _repaired(documents: Sequence[Document], settings: CleanSettings, funnel: Funnel) -> list[Document]:
+    """The documents repaired, with their languages; without those that are empty or of a language not wanted."""
+    stage, left = funnel["repair"], []
+    for document, text in zip(documents, repair_texts([document.text for document in documents]), strict=True):
+        stage.enter(document.bytes)
+        if text:
+            left.append(document.with_text(text))
+            stage.leave(left[-1].bytes)
+        else:
+            stage.drop("nothing left after repair", document.bytes, document.source)
+    tell = languages_of if settings.tell == "many" else guess_languages
+    unknown = [number for number, document in enumerate(left) if not document.language]
+    for number, language in zip(unknown, tell([left[number].text for number in unknown]), strict=True):
+        left[number] = replace(left[number], language=language)
+    stage, wanted = funnel["language"], []
+    for document in left:
+        stage.enter(document.bytes)
+        if settings.languages and document.language not in settings.languages:
+            reason = f"language {document.language} not wanted (languages)"
+            stage.drop(reason, document.bytes, document.source, document.text)
+        else:
+            stage.leave(document.bytes)
+            wanted.append(document)
+    return wanted
 
 
 def _reasons(documents: list[Document], settings: CleanSettings) -> list[str | None]:

@@ -180,11 +180,14 @@ def shared_bands(bands: BandFiles, ranks_D: Places, sort_bytes: int = SORT_BYTES
         used += len(entries)
         groups.append(group_E)
         members.append((entries[shared] & np.uint64(0xFFFFFFFF)).astype(np.int64))
-    group_E = np.concatenate([np.zeros(0, dtype=np.int64), *groups])
-    groups.clear()  # as much memory as the result
-    member_E = np.concatenate([np.zeros(0, dtype=np.int64), *members])
-    members.clear()
-    return drop_rare(group_E, member_E)
+    return drop_rare(_join(groups), _join(members))
+
+
+def _join(parts: list[Places]) -> Places:
+    """All parts in one array; the list is emptied, for it holds as much memory as the result."""
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+    parts.clear()
+    return joined
 
 
 def drop_rare(group_E: Places, member_E: Places) -> tuple[Places, Places]:
