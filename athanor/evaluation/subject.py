@@ -21,7 +21,8 @@ class LocalSubject:
     """
 
     def __init__(self, folder: Path, dtype: str = "auto", adapter: Path | None = None):
-        runtime = open_model(folder, dtype, adapter=adapter)
+        given = {} if adapter is None else {"adapter": adapter}
+        runtime = open_model(folder, dtype, adapters=given, chosen=next(iter(given), None))
         self.model, self.tokenizer, self.engine = runtime.model, runtime.tokenizer, runtime.engine
         self.chat_prompt, self.template = runtime.chat_prompt, runtime.template
         self.context = self.engine.context

@@ -3,7 +3,8 @@
 No threads here: `Batch.step()` does one round of work. The result of a request does not depend on its neighbours.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,8 @@ from athanor.inference.sampling import Sampling, SamplingState, choose
 from athanor.inference.schedule import Schedule
 from athanor.inference.stream import TextStream
 from athanor.models import glm
+from athanor.models.adapters.attach import require, select, select_rows
+from athanor.models.adapters.prefix import PrefixAdapter
 from athanor.models.language import LanguageModel
 
 CACHE_BYTES = 1 << 30
@@ -125,6 +128,11 @@ class Batch:
         """
         ids = self._completed(ids)
         limit = check_request(self.model, ids, sampling, self.token_bytes is not None)
+        if sampling.adapter is not None and isinstance(require(self.model, sampling.adapter), PrefixAdapter):
+            raise AthanorError(
+                f"the adapter {sampling.adapter!r} is a prefix, which moves the positions of a whole batch",
+                fix="open the model with this adapter alone",
+            )
         if self.blanks is not None:
             self.blanks.row(ids, self.model.config)
         if not self.schedule.fits(len(ids) + limit):
@@ -207,7 +215,9 @@ class Batch:
         read = inputs(self.model.config, parts, self.blanks)
         positions_BT = prompts.cache.begin_chunk(prompts.done, stop - prompts.done, contexts)
         positions_BT = read.get("positions_BT", positions_BT).to(self.device)
-        hidden_BTD = self.model.hidden(read["ids_BT"].to(self.device), positions_BT=positions_BT, cache=prompts.cache)
+        with self._adapted(prompts.rows):
+            ids_BT = read["ids_BT"].to(self.device)
+            hidden_BTD = self.model.hidden(ids_BT, positions_BT=positions_BT, cache=prompts.cache)
         first, prompts.done = prompts.done, stop
         if stop < prompts.longest:
             return []
@@ -234,10 +244,25 @@ class Batch:
         positions_B1 = self.cache.begin_decode([row.length - 1 for row in self.running])
         if self.blanks is not None:
             positions_B1 = self._written_positions()
-        hidden_B1D = self.model.hidden(ids_B1, positions_BT=positions_B1, cache=self.cache)
+        with self._adapted(self.running):
+            hidden_B1D = self.model.hidden(ids_B1, positions_BT=positions_B1, cache=self.cache)
         pieces = self._choose(hidden_B1D[:, 0], self.running)
         self._remove_finished()
         return pieces
+
+    @contextmanager
+    def _adapted(self, rows: list[Row]) -> Iterator[None]:
+        """Every row computed with the adapter it asks for."""
+        names = [row.state.sampling.adapter or self.model.chosen for row in rows]
+        if all(name == self.model.chosen for name in names):
+            yield
+            return
+        chosen = self.model.chosen
+        select_rows(self.model, names)
+        try:
+            yield
+        finally:
+            select(self.model, chosen)
 
     def _written_positions(self) -> Tensor:
         """Where a network that fills in blanks sees the last token of every running row, (B, 1) or (B, 1, 2)."""

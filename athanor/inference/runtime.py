@@ -13,8 +13,9 @@ from athanor.inference.blanks import find_blanks
 from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model, read_family
-from athanor.models.adapters.attach import attach
+from athanor.models.adapters.attach import attach, select
 from athanor.models.adapters.files import read_adapter
+from athanor.models.adapters.lora import Adapter
 from athanor.models.language import LanguageModel
 from athanor.tokens.chat import Template, check_vocabulary, end_ids, open_template, require_template, stored_ends
 from athanor.tokens.conversation import Conversation, Turn
@@ -45,12 +46,19 @@ class Runtime:
         return require_template(self.template).prompt_ids(Conversation(tuple(turns), tools=tuple(tools)))
 
 
-def open_model(folder: Path, dtype: str = "auto", device: str = "auto", adapter: Path | None = None) -> Runtime:
+def open_model(
+    folder: Path,
+    dtype: str = "auto",
+    device: str = "auto",
+    adapters: Mapping[str, Path] | None = None,
+    chosen: str | None = None,
+) -> Runtime:
     """Open a model's folder, 16-bit or INT4, ours or another's.
 
     Args:
-        adapter: the folder of an adapter to put beside it.
         dtype: 'auto' (bf16 where the hardware multiplies it), 'float32' or 'bfloat16'.
+        adapters: folders of adapters to put beside it, each by a name that `Sampling` may ask for.
+        chosen: the adapter that answers where none is asked for; None: the model alone.
 
     Raises:
         AthanorError: the folder is not a checkpoint, is damaged, or its tokenizer belongs to another model.
@@ -59,12 +67,16 @@ def open_model(folder: Path, dtype: str = "auto", device: str = "auto", adapter:
     place = pick_device(device)
     if dtype != "auto" and dtype not in DTYPES:
         raise AthanorError(f"dtype={dtype!r} is not known", allowed="auto, " + ", ".join(DTYPES))
+    family, config = read_family(folder) if adapters else (None, None)
+    read = {name: read_adapter(path, family, config) for name, path in (adapters or {}).items()}
     # A packed kernel gives away the codes, which a decomposed adapter needs.
-    kernel = "plain" if adapter is not None and is_quantized(folder) else None
+    decomposed = any(isinstance(one, Adapter) and one.settings.decomposed for one in read.values())
+    kernel = "plain" if decomposed and is_quantized(folder) else None
     model = load_model(folder, fast_dtype(place) if dtype == "auto" else DTYPES[dtype], kernel, place)
-    if adapter is not None:
-        family, config = read_family(folder)
-        attach(model, family, read_adapter(adapter, family, config))
+    for name, one in read.items():
+        attach(model, family, one, name)
+    if read:
+        select(model, chosen)
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, model.config.vocabulary, folder)
     stored = stored_ends(folder)

@@ -49,6 +49,7 @@ class Sampling:
         max_tokens: most tokens of the answer; None goes on until the model's positions are used up.
         stop: strings that end the answer and are not part of it.
         logit_bias: numbers added to the logits of token ids.
+        adapter: which of the adapters beside the network answers; None: the one that was chosen, or none.
     Raises:
         AthanorError: names the field and what is allowed.
     """
@@ -64,6 +65,7 @@ class Sampling:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         for name, (lowest, highest, allowed) in NUMBERS.items():

@@ -40,6 +40,7 @@ class LanguageModel(nn.Module):
         self.embedding_norm = Norm(config, config.width) if config.embedding_norm else None
         self.trunk = Transformer(config)
         self.shift = 0  # positions that a prefix takes before every text (`adapters/prefix.py`)
+        self.chosen: str | None = None  # the adapter that computes (`adapters/attach.py`)
         said = config.vocabulary - config.silent_ids
         self.head = None if config.tied else nn.Linear(config.width, said, bias=config.bias_head)
 

@@ -5,7 +5,7 @@ token probabilities come with a later issue; until then their fields are refused
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,6 +38,7 @@ def create_app(
     *,
     model_name: str,
     settings: ServingSettings,
+    adapters: Sequence[str] = (),
     why: Why | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> FastAPI:
@@ -48,6 +49,7 @@ def create_app(
         template: the chat template with the model's tokenizer; None: the model only continues texts, and `tokenizer`
             must be given.
         model_name: what clients put into `model`.
+        adapters: names of adapters beside the model, which they may put there as well.
         why: from a text to the rows of `athanor.serving.why.span_rows`; None hides the button and refuses /why.
     Raises:
         AthanorError: the settings open the server to other machines without a key.
@@ -57,7 +59,7 @@ def create_app(
     app.router.redirect_slashes = False
     tokenizer = tokenizer if template is None else template.tokenizer
     assert tokenizer is not None
-    server = Server(engine, template, tokenizer, model_name, settings, why)
+    server = Server(engine, template, tokenizer, (model_name, *adapters), settings, why)
     add = app.add_api_route
     add("/v1/models", server.models, methods=["GET"])
     add("/v1/models/{name:path}", server.model, methods=["GET"])
@@ -77,10 +79,11 @@ class Server:
     """The routes and what they share: one engine, one template, one count of answers in progress."""
 
     def __init__(
-        self, engine: Engine, template: Template | None, tokenizer: Tokenizer, model_name: str,
+        self, engine: Engine, template: Template | None, tokenizer: Tokenizer, names: tuple[str, ...],
         settings: ServingSettings, why: Why | None,
     ):  # fmt: skip
-        self.engine, self.template, self.tokenizer, self.model_name = engine, template, tokenizer, model_name
+        self.engine, self.template, self.tokenizer = engine, template, tokenizer
+        self.names, self.model_name = names, names[0]
         self.settings, self.why = settings, why
         self.created = int(time.time())
         token_bytes = tokenizer.token_bytes()
@@ -89,12 +92,12 @@ class Server:
 
     async def models(self) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._model_row()]})
+        return JSONResponse({"object": "list", "data": [self._model_row(name) for name in self.names]})
 
     async def model(self, name: str) -> Response:
         """GET /v1/models/{name}."""
         self._check_model(name)
-        return JSONResponse(self._model_row())
+        return JSONResponse(self._model_row(name))
 
     async def health(self) -> Response:
         """GET /health: 200 while the engine's thread lives."""
@@ -160,9 +163,10 @@ class Server:
         if not self.engine.alive:
             raise engine_stopped()
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        shape = Shape(self.model_name, chat, with_usage)
+        shape = Shape(asked.model, chat, with_usage)
+        adapter = None if asked.model == self.model_name else asked.model
         jobs: list[Job] = [
-            (prompt.ids, sampling_of(asked, prompt.longest, index, self.vocabulary))
+            (prompt.ids, sampling_of(asked, prompt.longest, index, self.vocabulary, adapter))
             for prompt in prompts
             for index in range(asked.n)
         ]
@@ -176,12 +180,13 @@ class Server:
         return answer(self.engine, self.room, task, headers)
 
     def _check_model(self, name: str) -> None:
-        if name != self.model_name:
-            message = f"There is no model {shown(name)}; this server has '{self.model_name}'."
+        if name not in self.names:
+            known = ", ".join(f"'{one}'" for one in self.names)
+            message = f"There is no model {shown(name)}; this server has {known}."
             raise ApiError(404, message, param="model", code="model_not_found")
 
-    def _model_row(self) -> dict[str, Any]:
-        return {"id": self.model_name, "object": "model", "created": self.created, "owned_by": "athanor"}
+    def _model_row(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "athanor"}
 
 
 def _takes(model: type[schema.Strict]) -> dict[str, Any]:

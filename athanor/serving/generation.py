@@ -143,7 +143,9 @@ def engine_stopped() -> ApiError:
     return ApiError(503, "The engine has stopped; restart the server.", kind="server_error", code="engine_stopped")
 
 
-def sampling_of(asked: Generation, longest: int, index: int, vocabulary: int) -> Sampling:
+def sampling_of(
+    asked: Generation, longest: int, index: int, vocabulary: int, adapter: str | None = None
+) -> Sampling:  # fmt: skip
     """The engine's settings for choice `index` of a request; choices of a seeded request differ, and repeat.
 
     Raises:
@@ -165,6 +167,7 @@ def sampling_of(asked: Generation, longest: int, index: int, vocabulary: int) ->
         max_tokens=longest,
         stop=asked.stop,
         logit_bias=biases,
+        adapter=adapter,
     )
 
 

@@ -86,14 +86,13 @@ def adapt(settings: AdaptSettings, parents: dict[str, Artifact], folder: Path, p
     family, config = read_family(base.path)
     before = hash_weights(model)
     wrap(model, settings, family, parents, template)
-    count = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     measured = learn(lesson(model, tokenizer, template, settings, parents, progress), settings, folder, progress)
     made = with_base(extract(model, family, NAME), weights_hash(base), None)
     drop(model, NAME)
     assert hash_weights(model) == before, "the base is what it was, to the bit"
     save_adapter(made, folder, family, config)
     read_adapter(folder, family, config)
-    return {"method": settings.method, "learning_parameters": count, "weights_of_base": made.base, **measured}
+    return {"method": settings.method, "weights_of_base": made.base, **measured}
 
 
 def opened(

@@ -154,6 +154,7 @@ def lesson(
 def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:
     """Train the weights that require a gradient; write metrics.jsonl and packing.npy."""
     note_strangeness(lesson, progress)
+    count = sum(weight.numel() for weight in lesson.model.parameters() if weight.requires_grad)
     clock = time.monotonic()
     rows = train(lesson.model, lesson.objective, settings, folder / RESUME, progress, "fine-tuning")
     seconds = time.monotonic() - clock
@@ -162,7 +163,7 @@ def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progre
     where = read.group_of_conversation() if isinstance(read, GroupedConversations) else row_of_conversation(read)
     np.save(folder / PACKING, where)
     return {
-        **summary(rows, lesson.objective, seconds), "conversations": read.conversations,
+        "learning_parameters": count, **summary(rows, lesson.objective, seconds), "conversations": read.conversations,
         "filled": round(read.filled, 4), "epochs": round(settings.steps / read.steps_per_epoch(settings.rows), 4),
     }  # fmt: skip
 

@@ -33,7 +33,7 @@ def command(
     from athanor.tokens.chat import require_template
 
     sampling = Sampling(**how)
-    name, runtime = open_speaker(store, model)
+    name, runtime, _ = open_speaker(store, model)
     require_template(runtime.template)
     talk = Talk(runtime, sampling, system, as_json)
     if prompt or not sys.stdin.isatty():

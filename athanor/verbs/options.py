@@ -97,21 +97,47 @@ def find_model(
     return artifact.path, artifact
 
 
-def open_speaker(store: str | None, name: str | None) -> "tuple[str, Runtime]":
-    """A model that can be talked to, and its name: as `find_model` has it, or an adapter beside its base."""
+def open_speaker(
+    store: str | None, name: str | None, more: tuple[str, ...] = ()
+) -> "tuple[str, Runtime, tuple[str, ...]]":
+    """A model that can be talked to, its name, and those of further adapters beside it.
+
+    Args:
+        name: as `find_model` has it, or an adapter's, which is put beside its base.
+        more: further adapters of the same base, which `Sampling` may ask for.
+    """
     from athanor.inference.runtime import open_model
     from athanor.recipes.adapters import base_of
 
-    if name and (Path(name).expanduser() / "config.json").is_file():
-        folder = Path(name).expanduser()
-        return folder.resolve().name, open_model(folder)
-    place = find_store(store)
-    artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER, or_else="adapter")
-    if artifact.kind not in ("model", "adapter"):
-        raise AthanorError(
-            f"{artifact.id} is not a model", allowed="an artifact model-… or adapter-…, or a checkpoint's folder"
-        )
-    artifact.verify()
-    if artifact.kind == "model":
-        return artifact.id, open_model(artifact.path)
-    return artifact.id, open_model(base_of(artifact).path, adapter=artifact.path)
+    place = None if name and is_checkpoint(name) and not more else find_store(store)
+    if name and is_checkpoint(name):
+        folder, artifact, base = Path(name).expanduser(), None, None
+    else:
+        assert place is not None
+        artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER, or_else="adapter")
+        if artifact.kind not in ("model", "adapter"):
+            raise AthanorError(
+                f"{artifact.id} is not a model", allowed="an artifact model-… or adapter-…, or a checkpoint's folder"
+            )
+        artifact.verify()
+        base = artifact if artifact.kind == "model" else base_of(artifact)
+        folder = base.path
+    adapters = {} if artifact is None or artifact.kind == "model" else {artifact.id: artifact.path}
+    chosen = next(iter(adapters), None)
+    for one in more:
+        assert place is not None
+        found = find_artifact(place, one)
+        if found.kind != "adapter" or base is None or base_of(found).id != base.id:
+            raise AthanorError(
+                f"{found.id} is no adapter of {base.id if base else folder}",
+                allowed="adapters of the model that is opened",
+            )
+        found.verify()
+        adapters[found.id] = found.path
+    title = artifact.id if artifact else folder.resolve().name
+    return title, open_model(folder, adapters=adapters, chosen=chosen), tuple(one for one in adapters if one != chosen)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a checkpoint's folder."""
+    return (Path(name).expanduser() / "config.json").is_file()

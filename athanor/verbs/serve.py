@@ -12,7 +12,7 @@ KEY = "ATHANOR_API_KEY"
 
 
 @click.command(
-    epilog="\b\nExample:  athanor serve\n          athanor serve model-1f2e3d4c --port 8001\n"
+    epilog="\b\nExample:  athanor serve\n          athanor serve model-1f2e3d4c --adapter adapter-5a6b7c8d\n"
     f"          {KEY}=a-long-secret-word athanor serve --host 0.0.0.0"
 )
 @click.argument("model", required=False)
@@ -25,8 +25,13 @@ KEY = "ATHANOR_API_KEY"
 @click.option(
     "--queue", default=64, show_default=True, help=say("requests at once; more get 429", "同时请求数上限，超出返回 429")
 )
+@click.option("--adapter", multiple=True, metavar="NAME",
+              help=say("an adapter of it that clients may ask for as well (may be given again)",
+                       "同时提供该模型的适配器（可多次）"))  # fmt: skip
 @store_option
-def command(model: str | None, host: str, port: int, history: str, queue: int, store: str | None) -> None:
+def command(
+    model: str | None, host: str, port: int, history: str, queue: int, adapter: tuple[str, ...], store: str | None
+) -> None:  # fmt: skip
     """Serve MODEL (the name of a model or an adapter, a checkpoint's folder, or the newest of the store).
 
     OpenAI's interface is at /v1, a chat page at /. The key, if any, is read from the environment: ATHANOR_API_KEY.
@@ -39,12 +44,12 @@ def command(model: str | None, host: str, port: int, history: str, queue: int, s
     settings = parse_settings(ServingSettings, values, "serve")
     check_exposure(settings)
     check_port(host, port)  # before anything heavy is loaded
-    name, runtime = open_speaker(store, model)
+    name, runtime, more = open_speaker(store, model, adapter)
 
     from athanor.serving.app import create_app
 
     app = create_app(
-        runtime.engine, runtime.template, model_name=name, settings=settings, why=_why(store),
+        runtime.engine, runtime.template, model_name=name, adapters=more, settings=settings, why=_why(store),
         tokenizer=runtime.tokenizer,
     )  # fmt: skip
     if runtime.template is None:

@@ -29,7 +29,7 @@ from athanor.store.artifact import Artifact
 
 PYTHON = "python:"
 MEGA = 1e6
-GROUP_BYTES = 4_000_000  # of files that a worker reads at once
+GROUP_BYTES = 1_000_000  # of files that a worker reads at once
 SIMPLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".pdf")
 PACKED_BYTES = 256_000  # of any other file: what is compressed may grow a lot
 
@@ -168,7 +168,7 @@ def _read_files(intake: _Intake) -> None:
 
 
 def group_files(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
-    """The files in order, small neighbours together: a few megabytes that a worker reads and hands over as a whole."""
+    """The files in order, small neighbours together: up to a megabyte that a worker reads and hands over as a whole."""
     group: list[SourceFile] = []
     for file in files:
         alone = not _is_small(file)

@@ -145,7 +145,8 @@ def attach_pieces(
             model.set_submodule(place.layer, layer)
         if name not in layer.adapters:
             layer.adapters[name] = nn.ModuleDict()
-        device = next(tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
+        own = (tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
+        device = next(own, next(model.parameters()).device)  # packed codes are neither
         at_work = adapter.at_work(piece, device).requires_grad_(train).train(layer.training)
         layer.adapters[name][str(place.piece)] = at_work
 
@@ -161,12 +162,13 @@ def select(model: nn.Module, name: str | None) -> None:
     for module in model.modules():
         if isinstance(module, WRAPPINGS):
             module.active = name
+    model.chosen = name
     record = settings_of(model).get(name or "")
     model.shift = record.tokens if isinstance(record, PrefixAdapter) else 0
 
 
 def select_rows(model: nn.Module, names: Sequence[str | None]) -> None:
-    """Choose an adapter for every row of the batches that come: several at once beside one network.
+    """Choose an adapter for every row of the batches that come, until `select`: several at once beside one network.
 
     Raises:
         AthanorError: there is no such adapter, or it is a prefix, which moves all positions of a batch.
@@ -203,7 +205,7 @@ def drop(model: nn.Module, name: str) -> None:
         if name in module.adapters:
             del module.adapters[name]
         if name == module.active or (isinstance(module.active, tuple) and name in module.active):
-            module.active = None
+            module.active = model.chosen = None
             model.shift = 0
         if not module.adapters:
             model.set_submodule(place, module.base)
@@ -240,7 +242,7 @@ def merge(model: nn.Module, name: str) -> nn.Module:
     del merged.adapter_settings
     if hasattr(merged, "prefixes"):
         del merged.prefixes
-    merged.shift = 0
+    merged.shift, merged.chosen = 0, None
     return merged
 
 
