@@ -30,10 +30,10 @@ VERBS = {  # verb: (English, 中文)
     "serve": ("serve a model: OpenAI API, and a chat page at /", "提供服务：OpenAI 接口与聊天网页"),
     "import": ("take a Hugging Face checkpoint into the store", "将 Hugging Face 检查点导入仓库"),
     "export": (
-        "write a model for transformers (hf) or llama.cpp (gguf)",
-        "导出模型：transformers（hf）或 llama.cpp（gguf）",
+        "write a model for transformers (hf), llama.cpp (gguf), peft or onnxruntime (onnx)",
+        "导出模型：transformers（hf）、llama.cpp（gguf）、peft 或 onnxruntime（onnx）",
     ),
-    "data": ("look at a corpus; remove copies and repeats", "查看语料；删除重复"),
+    "data": ("read, look at, deduplicate, convert and label documents", "读取、查看、去重、转换与标注文档"),
     "tokens": (
         "train a tokenizer, measure one, or add tokens to a model",
         "训练分词器、衡量分词器，或为模型增加词元",

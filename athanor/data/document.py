@@ -16,8 +16,9 @@ class Document:
         text: the text itself, any Unicode but lone surrogates.
         source: where it came from, for people: "notes/today.md", "rows.jsonl#12", "python:Lib/json/decoder.py#code".
         language: "en", "zh" … as far as known; None before it was looked at.
-        meta: small facts; `meta["kind"]` is "prose", "page" (from HTML) or "code".
-        media: pictures, sounds and signals that belong to the text (none are read yet).
+        meta: small facts; `meta["kind"]` is "prose", "page" (from HTML), "code" or "caption" (of a picture or sound).
+        media: pictures and sounds that belong to the text, as references: `kind` ("picture", "sound"), `path` (and
+            `member`, `offset` in an archive, `row`, `column` in a table), `bytes`, `width` and `height` or `seconds`.
     """
 
     id: str

@@ -8,8 +8,8 @@ The format, version 3 (`docs/gguf.md` of ggml; `ggml/include/gguf.h` of llama.cp
                   offset u64
     zeros up to a multiple of 32, then the tensors' bytes, each from a multiple of 32
 
-A string is its length u64 and its UTF-8 bytes. Of the twelve value types we write six: 32-bit unsigned integers, 32-bit
-floats, booleans, strings, and arrays of strings, booleans or 32-bit integers.
+A string is its length u64 and its UTF-8 bytes. Of the twelve value types we write some: unsigned integers and
+floats of 32 bits, booleans, strings, and arrays of strings, booleans, floats or signed integers.
 """
 
 import math
@@ -36,7 +36,7 @@ STRING, ARRAY = 8, 9
 MOST_TENSORS, MOST_VALUES, MOST_DIMENSIONS = 1_000_000, 100_000, 4
 ENCODED_AT_ONCE = 4_000_000  # numbers
 
-Value = bool | int | float | str | Sequence[str] | Sequence[bool] | Sequence[int]
+Value = bool | int | float | str | Sequence[str] | Sequence[bool] | Sequence[float] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def _value(value: Value) -> bytes:
         return struct.pack("<iiQ", ARRAY, STRING, len(value)) + b"".join(_string(str(one)) for one in value)
     if all(isinstance(one, bool) for one in value):
         return struct.pack(f"<iiQ{len(value)}?", ARRAY, PLAIN["bool"][0], len(value), *value)
+    if all(isinstance(one, float) for one in value):
+        return struct.pack(f"<iiQ{len(value)}f", ARRAY, PLAIN["f32"][0], len(value), *value)
     return struct.pack(f"<iiQ{len(value)}i", ARRAY, PLAIN["i32"][0], len(value), *value)
 
 

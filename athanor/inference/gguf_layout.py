@@ -30,6 +30,8 @@ class Layout:
         scalings: the kinds of rope scaling that it computes.
         square: the heads together must be as wide as the network.
         needs_head: a tied head is not read.
+        no_head: only a tied head is read.
+        fewer_layers: it computes networks of fewer layers only.
         windows: it honours `attention.sliding_window`.
         also: keys that it wants besides, and our fields that say them.
     """
@@ -41,6 +43,8 @@ class Layout:
     scalings: tuple[str, ...] = ("linear", "yarn")
     square: bool = False
     needs_head: bool = False
+    no_head: bool = False
+    fewer_layers: int | None = None
     windows: bool = False
     also: Mapping[str, str] = field(default_factory=dict)
 
@@ -48,6 +52,7 @@ class Layout:
 EXPERTS = frozenset({"experts", "experts_per_token", "expert_hidden"})
 EXPERT_LENGTH = {"expert_feed_forward_length": "expert_size"}
 LLAMA = Layout("llama", turned=True, scalings=("linear", "yarn", "llama3"))
+CHATGLM = Layout("chatglm", whole=("mlp.up",), square=True, scalings=(), says=frozenset({"bias_qkv"}))
 LAYOUTS = {  # family: layout
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -61,6 +66,13 @@ LAYOUTS = {  # family: layout
         "gptneox", whole=("attention.qkv",), square=True, needs_head=True,
         says=frozenset({"rope_share", "parallel", "mlp"}),
     ),
+    "bloom": Layout("bloom", whole=("attention.qkv",), square=True, scalings=()),
+    "cohere": Layout(  # from 64 layers on it wants norms of queries and keys, which Command-R+ has and we have not
+        "command-r", square=True, no_head=True, scalings=("linear",), says=frozenset({"logit_scale"}), fewer_layers=64,
+        also={"logit_scale": "logit_scale"},
+    ),
+    "glm": CHATGLM,
+    "chatglm2": CHATGLM,
 }  # fmt: skip
 # llama.cpp reads no window for any of these families, but two of its other architectures compute networks like theirs
 # and do. mimo2: dense layers, no biases, one base for all rotations; mellum: experts, normalised queries and keys.
@@ -82,6 +94,7 @@ SAID = frozenset({  # fields of ours that every file says, or that change nothin
 NAMES = {  # ours, within a block or outside of them: llama.cpp's, one for each of the equal parts it is cut into
     "tokens": ("token_embd",), "positions": ("position_embd",), "trunk.norm": ("output_norm",), "head": ("output",),
     "attention_norm": ("attn_norm",), "attention_norm_out": ("post_attention_norm",),
+    "embedding_norm": ("token_embd_norm",),
     "attention.qkv": ("attn_q", "attn_k", "attn_v"), "attention.out": ("attn_output",),
     "attention.q_norm": ("attn_q_norm",), "attention.k_norm": ("attn_k_norm",),
     "mlp_norm": ("ffn_norm",), "mlp_norm_out": ("post_ffw_norm",),
@@ -134,6 +147,10 @@ def problem_of(layout: Layout, family: Family, config: TransformerConfig) -> tup
         return f"heads of width {config.head_size}", f"{config.width // config.heads}"
     if layout.needs_head and config.tied:
         return "tied=True", "a head of its own"
+    if layout.no_head and not config.tied:
+        return "tied=False", "a tied head"
+    if layout.fewer_layers is not None and config.layers >= layout.fewer_layers:
+        return f"layers={config.layers}", f"fewer than {layout.fewer_layers}"
     if config.mlp not in ("swiglu", "gelu_tanh", "gelu"):
         return f"mlp={config.mlp!r}", "'gelu_tanh' or 'gelu'"
     return scaling_problem(layout, config.rope_scaling)

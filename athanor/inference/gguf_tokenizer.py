@@ -4,7 +4,7 @@ Keys as llama.cpp reads them (`src/llama-vocab.cpp`) and its converter writes th
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,6 +12,9 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from athanor.base.errors import AthanorError
+from athanor.inference import gguf_pieces
+from athanor.inference.gguf_pieces import KIND as PIECES_KIND
+from athanor.inference.gguf_pieces import is_pieces, named_differences, pieces_values, read_pieces
 from athanor.tokens.chat import check_vocabulary, completion_start, end_ids, jinja_of, open_template, stored_ends
 from athanor.tokens.letters import BYTE_TO_LETTER
 from athanor.tokens.pipelines import CL100K
@@ -27,6 +30,9 @@ QWEN2 = (
 )
 GPT2, LLAMA3 = "gpt-2", "llama-bpe"  # GPT-2's pattern is within the ByteLevel of `tokenizers`
 PRE = {PIECES: "qwen2", QWEN2: "qwen2", CL100K: LLAMA3}
+# BLOOM's pattern and Cohere's digits one by one, each as its tokenizer.json writes it, and llama.cpp's names.
+WORDS = " ?[^(\\s|[.,!?…。，、।۔،])]+"
+BLOOM, COHERE = "bloom", "command-r"
 NEW_LETTERS = (
     "letters and digits that Unicode 16 added (2024: 4,302 and 80, in scripts such as Garay and Todhri), which "
     "llama.cpp takes for signs"
@@ -47,7 +53,15 @@ def tokenizer_values(folder: Path, vocabulary: int | None) -> dict[str, Any]:
     """
     tokenizer = Tokenizer.load(folder)
     check_vocabulary(tokenizer, vocabulary, folder)
-    saved = json.loads(tokenizer.core.to_str())
+    saved, jinja = json.loads(tokenizer.core.to_str()), jinja_of(tokenizer)
+    roles = {
+        **{f"tokenizer.ggml.{name}_token_id": index for name, index in special_ids(tokenizer, folder).items()},
+        "tokenizer.ggml.add_bos_token": adds_beginning(tokenizer, folder), "tokenizer.ggml.add_eos_token": False,
+        **({} if jinja is None else {"tokenizer.chat_template": jinja}),
+    }  # fmt: skip
+    if is_pieces(saved):
+        count = 1 + max(tokenizer.core.get_vocab().values())
+        return pieces_values(tokenizer, saved, max(vocabulary or 0, count)) | roles
     refuse_others(saved, folder)
     core, pre = saved["model"], pre_name(saved.get("pre_tokenizer"), folder)
     if bool(core.get("ignore_merges")) != (pre == LLAMA3):  # llama.cpp looks whole words up for this law only
@@ -60,14 +74,11 @@ def tokenizer_values(folder: Path, vocabulary: int | None) -> dict[str, Any]:
         tokens[added["id"]] = added["content"]
         types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     pairs = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in core["merges"]]
-    jinja = jinja_of(tokenizer)
     return {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": [" ".join(pair) for pair in pairs],
-        **{f"tokenizer.ggml.{name}_token_id": index for name, index in special_ids(tokenizer, folder).items()},
-        "tokenizer.ggml.add_bos_token": adds_beginning(tokenizer, folder), "tokenizer.ggml.add_eos_token": False,
-        **({} if jinja is None else {"tokenizer.chat_template": jinja}),
+        **roles,
     }  # fmt: skip
 
 
@@ -94,7 +105,8 @@ def refuse(folder: Path, what: str) -> NoReturn:
     """Say what llama.cpp would do otherwise."""
     raise AthanorError(
         f"{folder}/tokenizer.json: llama.cpp has no tokenizer like this ({what})",
-        allowed="byte-level BPE, without a normalizer or with NFC", fix="athanor export --to hf",
+        allowed="byte-level BPE, without a normalizer or with NFC; or SentencePiece's BPE as LLaMA has it",
+        fix="athanor export --to hf",
     )  # fmt: skip
 
 
@@ -120,6 +132,10 @@ def adds_beginning(tokenizer: Tokenizer, folder: Path) -> bool:
     if tokenizer.native:
         return False
     start = completion_start(tokenizer)
+    if (
+        len(start) > 1 and tokenizer.bos not in start
+    ):  # GLM's [gMASK] sop: `differences` says that they are not put there
+        return False
     framed = tokenizer.core.encode("a").ids != [*start, *tokenizer.encode("a")]
     if framed or (start and (tokenizer.bos is None or start != [tokenizer.special[tokenizer.bos]])):
         refuse(folder, "it adds other tokens than one that begins the text")
@@ -133,10 +149,13 @@ def pre_name(told: Any, folder: Path) -> str:
     for pattern, name in PRE.items():
         if _plain(told) == _plain(json.loads(pre_tokenizer(pattern).__getstate__())):
             return name
+    for name, known in {BLOOM: pre_tokenizer(WORDS), COHERE: cohere_digits()}.items():
+        if _plain(told) == _plain(json.loads(known.__getstate__())):
+            return name
     raise AthanorError(
         f"{folder}/tokenizer.json cuts text in a way that no pre-tokenizer of llama.cpp is known to equal: "
         "its token ids would differ, and so would every answer",
-        allowed="the pattern of `athanor run`, of GPT-2, of Qwen2 or of Llama 3", fix="athanor export --to hf",
+        allowed="the pattern of `athanor run`, of GPT-2, Qwen2, Llama 3, BLOOM or Cohere", fix="athanor export --to hf",
     )  # fmt: skip
 
 
@@ -155,25 +174,54 @@ def pre_tokenizer(pattern: str) -> pre_tokenizers.PreTokenizer:
     ])  # fmt: skip
 
 
+def cohere_digits() -> pre_tokenizers.PreTokenizer:
+    """Digits one by one, then GPT-2's pattern."""
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+
+
 def differences(tokenizer: Tokenizer, values: Mapping[str, Any]) -> str:
     """The text whose token ids are known to differ in llama.cpp."""
-    named = [NEW_LETTERS]
-    if values["tokenizer.ggml.pre"] != GPT2:
+    start = completion_start(tokenizer)
+    unput = [f"a text without {''.join(spelled(tokenizer, start))} before it, which llama.cpp does not put there"]
+    unput = unput if len(start) > 1 else []
+    if values["tokenizer.ggml.model"] == PIECES_KIND:
+        return "; ".join([*named_differences(tokenizer), *unput, "no other text"])
+    named = unput if values["tokenizer.ggml.pre"] == BLOOM else [*unput, NEW_LETTERS]  # BLOOM's asks for no letters
+    if values["tokenizer.ggml.pre"] not in (GPT2, BLOOM, COHERE):
         named.append(f"and {OLD_S}")
     if tokenizer.core.normalizer is not None:
         named.append(f"and {NOT_NFC}")
     return "; ".join([*named, "no other text"])
 
 
+def spelled(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
+    """Tokens by name."""
+    return [str(tokenizer.core.id_to_token(index)) for index in ids]
+
+
+def alike(tokenizer: Tokenizer, values: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Tells the fixed texts whose ids are promised to be the same."""
+    if values["tokenizer.ggml.model"] == PIECES_KIND:
+        return gguf_pieces.alike(tokenizer)
+    normalizer = tokenizer.core.normalizer
+    return lambda text: normalizer is None or normalizer.normalize_str(text) == text
+
+
 def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file's values describe, cutting text by llama.cpp's own pattern."""
+    if values["tokenizer.ggml.model"] == PIECES_KIND:
+        return read_pieces(values)
     rows = list(zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=True))
     merges = [tuple(pair.split(" ")) for pair in values["tokenizer.ggml.merges"]]
     pre = values["tokenizer.ggml.pre"]
     vocabulary = {token: index for index, (token, kind) in enumerate(rows) if kind != UNUSED}
     core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == LLAMA3))
-    pattern = {"qwen2": QWEN2, LLAMA3: CL100K, GPT2: None}[pre]
+    pattern = {"qwen2": QWEN2, LLAMA3: CL100K, BLOOM: WORDS}.get(pre)
     core.pre_tokenizer = pre_tokenizer(pattern) if pattern else pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if pre == COHERE:
+        core.pre_tokenizer = cohere_digits()
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([token for token, kind in rows if kind == CONTROL])
     core.add_tokens([AddedToken(token, normalized=False) for token, kind in rows if kind == USER_DEFINED])

@@ -8,7 +8,7 @@ deleted. Nothing half written is ever left under the name that was asked for.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
 from athanor.inference.ggml import TYPES
 from athanor.inference.gguf import GgufFile
 from athanor.inference.gguf_model import gguf_filler, read_model, write_model
-from athanor.inference.gguf_tokenizer import differences, read_tokenizer
+from athanor.inference.gguf_pieces import KIND as PIECES_KIND
+from athanor.inference.gguf_tokenizer import alike, differences, read_tokenizer
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import INDEX, Stored, convert_checkpoint, load_checkpoint, read_object
 from athanor.models.language import LanguageModel
@@ -183,6 +184,7 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
     write_model(source.dense, path, TYPES[kind], about)
     progress.start("reading it again and comparing", None, "")
     file = GgufFile(path)
+    read = read_tokenizer(file.values)
     receipt = {
         **head(source, "gguf", kind, "the file was read by Athanor's own reader, every tensor made numbers again"),
         "types": count_types(file),
@@ -191,14 +193,23 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
             source, lambda: read_model(file, source.dense), lambda: gguf_filler(file, source.dense)
         ),
         "token_ids": {
-            **equivalence.compare_tokenizers(source.tokenizer, read_tokenizer(file.values), normal=True),
+            **equivalence.compare_tokenizers(source.tokenizer, read, alike(source.tokenizer, file.values)),
             "cut_by": file.values["tokenizer.ggml.pre"],
             "known_differences": differences(source.tokenizer, file.values),
         },
-        "chat_template": equivalence.compare_template(source.tokenizer, file.values.get("tokenizer.chat_template")),
+        "chat_template": equivalence.compare_template(
+            source.tokenizer, file.values.get("tokenizer.chat_template"), reader_of(file.values, source.tokenizer)
+        ),
     }  # fmt: skip
     equivalence.refuse_unequal(receipt, exact=lossless(source, kind))
     return finish(receipt, result, "model.receipt.json", progress)
+
+
+def reader_of(values: Mapping[str, Any], tokenizer: Tokenizer) -> Tokenizer | None:
+    """What reads chats as llama.cpp does, where it puts spaces that our tokenizer may not put; None: it puts none."""
+    if values["tokenizer.ggml.model"] != PIECES_KIND:
+        return None
+    return Tokenizer(read_tokenizer(values).core, tokenizer.config)
 
 
 def to_onnx(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:

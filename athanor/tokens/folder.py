@@ -150,6 +150,8 @@ def _template(folder: Path, config: dict[str, Any]) -> str | None:
 
 def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
     """The tokenizer's class without "Fast", by the name under which we know it; empty: none is named."""
+    if config.get("tokenizer_class") in (BACKEND, "TokenizersBackend") and (folder / "tokenizer.json").is_file():
+        return ""  # the file is taken as it is, whatever the model
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if name in ("", "PreTrainedTokenizer", "TokenizersBackend"):
         model = folder / "config.json"

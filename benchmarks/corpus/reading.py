@@ -133,7 +133,8 @@ def write_packages(texts: list[str], files: dict[str, Path], folder: Path) -> No
             f'<item id="c{n}" href="{n}.xhtml" media-type="application/xhtml+xml"/>' for n in range(len(chapters))
         )
         spine = "".join(f'<itemref idref="c{n}"/>' for n in range(len(chapters)))
-        book = f"<metadata/><manifest>{items}</manifest><spine>{spine}</spine>"
+        facts = '<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>x</dc:title></metadata>'
+        book = f"{facts}<manifest>{items}</manifest><spine>{spine}</spine>"
         archive.writestr("b.opf", f'<package xmlns="http://www.idpf.org/2007/opf" version="3.0">{book}</package>')
         for number, chapter in enumerate(chapters):
             page = "".join(f"<p>{escape(text)}</p>" for text in chapter)
@@ -273,6 +274,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path, nargs="?", help="JSON lines with a field text, .gz")
     parser.add_argument("--megabytes", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="one kind, such as epub")
     parser.add_argument("--peer-python", help="a Python with the peers; without it only ours runs")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -283,6 +285,8 @@ def main() -> None:
         files = write_all(documents(arguments.texts, arguments.megabytes), Path(place))
         print(f"{'kind':14}{'reader':24}{'MB/s':>8}{'ratio':>8}{'MiB':>7}")
         for kind, path in files.items():
+            if arguments.only not in (None, kind):
+                continue
             readers = [
                 "athanor",
                 *(name for name in BESIDE[kind] if arguments.peer_python or name.startswith("athanor")),

@@ -60,6 +60,19 @@ SHAPES = {  # every shape of network that a GGUF file can hold
         **MIXTURE,
         "rope_scaling": RopeScaling(kind="llama3", factor=8.0, original_positions=64, low_factor=1.0, high_factor=4.0),
     },
+    "bloom": {
+        **LAYER_NORM, "position": "alibi", "embedding_norm": True, "mlp": "gelu_tanh", "tied": True, "width": 96,
+        "heads": 6, "hidden": 384,
+    },
+    "cohere": {
+        "rope_pairs": "neighbours", "parallel": True, "shared_norm": True, "norm": "layer", "norm_bias": False,
+        "tied": True, "logit_scale": 0.0625,
+    },
+    "cohere-linear": {
+        "rope_pairs": "neighbours", "parallel": True, "shared_norm": True, "norm": "layer", "norm_bias": False,
+        "tied": True, "logit_scale": 0.25, "rope_scaling": RopeScaling(kind="linear", factor=2.5),
+    },
+    "chatglm": {"bias_qkv": True, "rope_share": 0.5, "rope_pairs": "neighbours", "rope_base": 50_000.0},
     "glm4": {"bias_qkv": True, "rope_share": 0.5, "rope_pairs": "neighbours", "norm_place": "around"},
 }  # fmt: skip
 
@@ -72,13 +85,24 @@ def train_tokenizer(vocabulary: int = 1500) -> Tokenizer:
 
 def make_checkpoint(folder: Path, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32, **changed) -> LanguageModel:
     """A randomly initialised model, far from ties, with its tokenizer, as a Hugging Face folder."""
-    model = LanguageModel(TransformerConfig(vocabulary=tokenizer.vocabulary, **{**SHAPE, **changed})).initialise(3)
+    model = make_weights(folder, tokenizer.vocabulary, {
+        "bos_token_id": tokenizer.special[DOCUMENT], "eos_token_id": tokenizer.special[END],
+        "pad_token_id": tokenizer.special[END],
+    }, dtype, **changed)  # fmt: skip
+    tokenizer.save(folder, jinja_source())
+    return model
+
+
+def make_weights(
+    folder: Path, vocabulary: int, generation: dict[str, int], dtype: torch.dtype = torch.float32,
+    family: str | None = None, **changed,
+) -> LanguageModel:  # fmt: skip
+    """The same without a tokenizer."""
+    model = LanguageModel(TransformerConfig(vocabulary=vocabulary, **{**SHAPE, **changed})).initialise(3)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight *= 4 if weight.dim() == 2 else 1
             if name.endswith("bias"):
                 weight += torch.linspace(-0.5, 0.5, len(weight))
-    ids = {"bos_token_id": tokenizer.special[DOCUMENT], "eos_token_id": tokenizer.special[END]}
-    save_checkpoint(model.to(dtype), folder, generation={**ids, "pad_token_id": tokenizer.special[END]})
-    tokenizer.save(folder, jinja_source())
+    save_checkpoint(model.to(dtype), folder, generation=generation, family=family)
     return model.eval()

@@ -1,10 +1,12 @@
 """Both READMEs: every command in them runs, every folder they name exists, and they say the same in two languages."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from tests.conftest import ROOT, SMALLEST, athanor
 
@@ -34,17 +36,40 @@ def test_every_command_runs(line: str, journey: tuple[Path, dict], tmp_path: Pat
     if words[0] == "export":
         words += ["--out", str(tmp_path / "model.gguf")]
     if words[0] == "run":
-        notes = tmp_path / "notes"
-        notes.mkdir()
-        from pydoc_data.topics import topics
-
-        for number, text in enumerate(list(topics.values())[:40]):
-            (notes / f"{number}.md").write_text(text, encoding="utf-8")
-        words = [word.replace("~/notes", str(notes)) for word in words] + [
-            setting for setting in SMALLEST if not setting.startswith("data.")
-        ]
+        words += [setting for setting in SMALLEST if not setting.startswith("data.")]
+    if words[0] == "finetune":
+        words += ["--plan"]  # training is tested in tests/verbs/test_finetune.py
+    words = [word for word in words if word != "--rebuild"]  # tested in tests/verbs/test_remove.py
+    places = user_files(tmp_path)
+    words = [places.get(word, word) for word in words]
+    words = [word.replace("~/notes", str(tmp_path / "notes")) for word in words]
     done = athanor(*words, store=journey[0] if words[0] != "run" else tmp_path / "store")
     assert done.stdout or done.stderr
+
+
+def user_files(folder: Path) -> dict[str, str]:
+    """What the README's user has at hand: by the name in the README, where it stands here."""
+    from pydoc_data.topics import topics
+
+    notes, raw = folder / "notes", folder / "raw"
+    for place in (notes, raw):
+        place.mkdir()
+    texts = list(topics.values())[:40]
+    for number, text in enumerate(texts):
+        (notes / f"{number}.md").write_text(text, encoding="utf-8")
+    with zstandard.open(raw / "raw.jsonl.zst", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    chat = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A small furnace."}]
+    rows = [
+        json.dumps({"messages": [*chat, {"role": "user", "content": str(number)}, chat[1]]}) for number in range(40)
+    ]
+    (folder / "chats.jsonl").write_text("\n".join(rows) + "\n")
+    return {
+        "~/everything": str(notes),
+        "raw/*.jsonl.zst": str(raw / "raw.jsonl.zst"),
+        "notes/today.md": "python:topics/assert",
+        **{name: str(folder / name) for name in ("corpus.html", "chats.jsonl", "unique")},
+    }
 
 
 def test_make_targets_exist() -> None:

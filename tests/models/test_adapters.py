@@ -171,7 +171,7 @@ def bias(tensors: dict[str, torch.Tensor]) -> None:
         (other_rank, r"q_proj.lora_A.weight has shape \[5, 64\]"), (not_finite, "lora_A.weight holds a number that"),
         (infinite, "lora_B.weight holds a number that"), (integers, "stored as I64"),
         (unnamed_layer, "k_proj.lora_A.weight is there, but target_modules"), (fourth_layer, "layers.3.*belongs to no"),
-        (head, "lm_head.*belongs to no linear layer"), (embedding, "embed_tokens.*is no matrix"),
+        (head, "lm_head.*does not name its layer"), (embedding, "embed_tokens.*does not name its layer"),
         (saved_layer, "lm_head.weight is no matrix"), (lengths, "does not say use_dora"), (bias, "lora_B.bias is no"),
     ],
 )  # fmt: skip

@@ -241,7 +241,7 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing(model: LanguageM
     good = random_adapter(model, ["q_proj"])
     one = good.pieces[Q]
     for piece, matrices, said in (
-        ("lm_head", one, "no layer of this network"),
+        ("model.norm", one, "no layer of this network"),
         (Q, replace(one, a_RK=one.a_RK[:, 1:]), "A of shape"),
         (V, one, "B of shape"),
         (Q, replace(one, length_P=torch.ones(64)), "lengths of shape"),
@@ -258,13 +258,13 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing(model: LanguageM
             act()
 
 
-@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "layernorm", "proj"])
-def test_a_target_that_is_no_linear_layer_is_refused(target: str, model: LanguageModel) -> None:
+@pytest.mark.parametrize("target", ["norm", "layernorm", "proj", "down_proj.weight"])
+def test_a_target_that_is_no_layer_is_refused(target: str, model: LanguageModel) -> None:
     with pytest.raises(AthanorError, match=target):
         fresh(model, FAMILY, LoraSettings(), [target])
 
 
-def test_a_network_with_experts_is_adapted_in_attention_only() -> None:
+def test_scales_of_a_network_with_experts_stand_in_attention_only() -> None:
     config = TransformerConfig(
         vocabulary=97, width=64, layers=2, heads=4, hidden=96, max_positions=64, experts=4, experts_per_token=2
     )

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from athanor.tokens import pipelines
 from athanor.tokens.letters import bytes_of
 from athanor.tokens.sentencepiece import SentencePieceModel
+from athanor.tokens.tokenizer import Tokenizer
 from tests.tokens.samples import LEARN
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -248,6 +249,49 @@ def tekken(folder: Path) -> None:
                   for rank, data in rows],
         "special_tokens": named,
     })  # fmt: skip
+
+
+def plain_llama(folder: Path) -> None:
+    """LLaMA's tokenizer.json as most have it: a space before every segment, made by a normalizer."""
+    llama2(folder)
+    told = json.loads(Tokenizer.load(folder).core.to_str())
+    told["normalizer"] = {"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]}  # fmt: skip
+    told["pre_tokenizer"] = None
+    (folder / "tokenizer.model").unlink()
+    write(folder, "tokenizer.json", told)
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    write(folder, "tokenizer_config.json", config | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "chat_template": "{% for m in messages %}{{ bos_token + m['role'] + m['content'] + eos_token }}{% endfor %}",
+    })  # fmt: skip
+
+
+def from_json(folder: Path, pre: pre_tokenizers.PreTokenizer, special: list[str], **config: Any) -> None:
+    core = byte_level(pre, 700, special)
+    core.save(str(folder / "tokenizer.json"))
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
+
+
+def bloom(folder: Path) -> None:
+    """Words by BLOOM's pattern, which knows the stops of many scripts."""
+    cut = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(" ?[^(\\s|[.,!?…。，、।۔،])]+"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    from_json(folder, cut, ["<unk>", "<s>", "</s>", "<pad>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def cohere(folder: Path) -> None:
+    """Digits one by one and GPT-2's pattern, in NFC."""
+    cut = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    names = ["<PAD>", "<UNK>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>", "<|START_OF_TURN_TOKEN|>"]
+    from_json(folder, cut, names, bos_token=names[2], eos_token=names[3], pad_token=names[0], unk_token=names[1])
+    told = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    write(folder, "tokenizer.json", told | {"normalizer": {"type": "NFC"}})
 
 
 CODE = "raise SystemExit('foreign code was run')\n# <|user|>\n"

@@ -206,8 +206,9 @@ def test_llama_puts_spaces_where_transformers_does(legacy: bool | None, tmp_path
         assert tokenizer.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"], text
 
 
+@pytest.mark.parametrize("model", [None, "llama"])
 @pytest.mark.parametrize("name", ["LlamaTokenizerFast", "PreTrainedTokenizerFast"])
-def test_llamas_tokenizer_json_is_read_as_its_class_reads_it(name: str, tmp_path: Path) -> None:
+def test_llamas_tokenizer_json_is_read_as_its_class_reads_it(name: str, model: str | None, tmp_path: Path) -> None:
     """As published: spaces are made by a normalizer, which transformers 5 replaces for LlamaTokenizer only."""
     transformers = pytest.importorskip("transformers")
     makers.llama2(tmp_path)
@@ -220,6 +221,8 @@ def test_llamas_tokenizer_json_is_read_as_its_class_reads_it(name: str, tmp_path
     makers.write(tmp_path, "tokenizer.json", told)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     makers.write(tmp_path, "tokenizer_config.json", config | {"tokenizer_class": name})
+    if model is not None:  # the model's own class does not come before the one that is named
+        makers.write(tmp_path, "config.json", {"model_type": model})
     theirs, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
     for text in ("<s>a b</s>c", " a", "</s> x", "the cat  sat", *LEARN[:6], "日本 q\n\t"):
         assert tokenizer.encode_template(text) == theirs(text, add_special_tokens=False)["input_ids"], text

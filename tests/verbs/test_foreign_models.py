@@ -375,7 +375,7 @@ def test_a_gguf_file_has_the_tokenizer_of_the_model(
 
 def test_a_tokenizer_that_llama_cpp_has_no_key_for_is_refused(every: dict[str, Foreign], verb: Callable) -> None:
     said = verb("export", every["llama2"].folder, "--to", "gguf", code=2)
-    assert "llama.cpp has no tokenizer like this (byte_fallback=True)" in said and "--to hf" in said
+    assert "llama.cpp has no tokenizer like this one" in said and "`legacy: false`" in said and "--to hf" in said
 
 
 @pytest.mark.slow

@@ -12,11 +12,12 @@ import orjson
 
 from athanor.base.files import hash_bytes
 from athanor.base.records import encode_record
+from athanor.data.cleaning.boilerplate import drop_boilerplate
 from athanor.data.cleaning.facts import Facts
 from athanor.data.cleaning.filters import judge, judge_pages
 from athanor.data.cleaning.language import guess_languages, languages_of
 from athanor.data.cleaning.personal import mask_personal
-from athanor.data.cleaning.repair import repair_texts
+from athanor.data.cleaning.repair import repair_text, repair_texts
 from athanor.data.cleaning.settings import CleanSettings
 from athanor.data.copies.deduplicate import Signed, sign
 from athanor.data.document import Document
@@ -104,6 +105,8 @@ def _repaired(documents: Sequence[Document], settings: CleanSettings, funnel: Fu
     stage, left = funnel["repair"], []
     for document, text in zip(documents, repair_texts([document.text for document in documents]), strict=True):
         stage.enter(document.bytes)
+        if settings.drop_boilerplate and document.kind in ("prose", "page"):
+            text = repair_text(drop_boilerplate(text)[0])
         if text:
             left.append(document.with_text(text))
             stage.leave(left[-1].bytes)

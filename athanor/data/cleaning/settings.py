@@ -29,6 +29,9 @@ class CleanSettings(Settings):
     """Limits of the published rules; unset: the published ones."""
     chinese: ChineseLimits | None = None
     """Limits for Chinese beside the published rules."""
+    drop_boilerplate: bool = False
+    """Leave out short lines that belong to a web site (menus, cookie notices, editors' signatures): for text of the
+    web without markup; pages read from HTML have lost theirs."""
     mask_personal_data: bool = True
     """Replace mail addresses, phone numbers, identity and bank cards and internet addresses by [mail], [phone],
     [identity card], [bank card], [ip]."""

@@ -20,6 +20,7 @@ AT_ONCE = 4_000_000  # bytes of values that are looked at together
 MOST_ROWS = 4_096  # at once
 BUFFER = 1 << 20  # bytes of a column read at a time
 FILE_MARK = b"ARROW1"  # an Arrow file begins with it; the stream format, which `datasets` writes, does not
+DAMAGE = (OSError, MemoryError, OverflowError, UnicodeDecodeError)  # how else pyarrow tells of it
 MEDIA_COLUMNS = ("image", "picture", "png", "jpg", "jpeg", "webp", "audio", "sound", "wav", "mp3", "flac")
 MEDIA_STRUCTS = ("struct<bytes: binary, path: string>", "struct<path: string, bytes: binary>")  # of `datasets`
 SOUND_MARKS = (b"RIFF", b"ID3", b"fLaC", b"OggS", b"\xff\xfb", b"\xff\xf3")
@@ -47,7 +48,7 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[Document | Se
     with file.open() as stream:
         try:
             table = arrow.parquet.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
-        except (arrow.ArrowException, OSError) as problem:
+        except (arrow.ArrowException, *DAMAGE) as problem:
             raise _broken("parquet", problem) from None
         layout = _layout(table.schema_arrow, limits)
         before = 0
@@ -62,7 +63,7 @@ def read_parquet(file: SourceFile, limits: ReadLimits) -> Iterator[Document | Se
                 for batch in batches:
                     yield from _documents(batch, layout, before + read, file, limits)
                     read += batch.num_rows
-            except (arrow.ArrowException, OSError) as problem:
+            except (arrow.ArrowException, *DAMAGE) as problem:
                 where = f"rows {before + read + 1} to {before + group.num_rows}: {_first_line(problem)}"
                 yield SetAside(f"{file.name}#{before + read + 1}", "broken parquet", where, group.total_byte_size)
             before += group.num_rows
@@ -77,6 +78,7 @@ def read_arrow(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetA
         before = 0
         try:
             for batch in _batches(arrow, stream, in_file):
+                _check(arrow, batch)
                 layout = _layout(batch.schema, limits)
                 batch = batch.select(layout.columns)
                 rows_at_once = _rows_at_once(batch.nbytes, batch.num_rows)
@@ -84,7 +86,7 @@ def read_arrow(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetA
                     part = batch.slice(start, rows_at_once)
                     yield from _documents(part, layout, before + start, file, limits)
                 before += batch.num_rows
-        except (arrow.ArrowException, OSError) as problem:
+        except (arrow.ArrowException, *DAMAGE) as problem:
             raise _broken("arrow file", problem, f"behind row {before}: ") from None
 
 
@@ -95,6 +97,15 @@ def _batches(arrow: Any, stream: Any, in_file: bool) -> Iterator[Any]:
     reader = arrow.ipc.open_file(stream)
     for number in range(reader.num_record_batches):
         yield reader.get_batch(number)
+
+
+def _check(arrow: Any, batch: Any) -> None:
+    """Refuse a batch whose offsets point out of its buffers: the library would follow them. Text is looked at later."""
+    try:
+        batch.validate(full=True)
+    except arrow.ArrowInvalid as problem:
+        if "UTF8" not in str(problem):
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Text that was deleted or moved away under tracked changes is left out; running h
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from athanor.data.document import Document
 from athanor.data.reading.decode import Unreadable
@@ -15,6 +16,7 @@ from athanor.data.reading.sources import SourceFile
 
 RELATIONS, USUAL = "_rels/.rels", "word/document.xml"
 HEADING = re.compile(r"(?:heading|标题) ?([1-6])", re.IGNORECASE)
+OUTLINE_LEVELS = tuple("012345")
 LEFT_OUT = {"Fallback", "moveFrom", "del", "instrText", "delText"}  # Fallback repeats what stands before it
 LETTERS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 SEPARATORS = ("separator", "continuationSeparator", "continuationNotice")
@@ -36,12 +38,12 @@ def _texts(package: Package) -> Iterator[str]:
     """The text in pieces, with the blank lines between its blocks."""
     main = _main_part(package)
     folder = posixpath.dirname(main)
-    levels = _heading_levels(package, posixpath.join(folder, "styles.xml"))
+    styles = _read_styles(package, posixpath.join(folder, "styles.xml"))
     before: str | None = None
     for part in (main, *(posixpath.join(folder, name) for name in ("footnotes.xml", "endnotes.xml"))):
         if part != main and part not in package.names:
             continue
-        for kind, text in _blocks(package, part, levels):
+        for kind, text in _blocks(package, part, styles):
             if before is not None:
                 yield "\n" if kind == before == "item" else "\n\n"
             yield text
@@ -56,35 +58,48 @@ def _main_part(package: Package) -> str:
     return USUAL
 
 
-def _heading_levels(package: Package, part: str) -> dict[str, int]:
-    """Level of every style that is a heading or based on one: 1 is the highest."""
+@dataclass(slots=True)
+class _Style:
+    """What a paragraph's style says: the level of a heading from 1 (0: none), whether it is a list item."""
+
+    name: str = ""
+    based_on: str = ""
+    level: int = 0
+    is_item: bool = False
+
+
+def _read_styles(package: Package, part: str) -> dict[str, _Style]:
+    """The styles by their ids; what a style does not say, the one it is based on says."""
     if part not in package.names:
         return {}
-    names: dict[str, str] = {}
-    based: dict[str, str] = {}
-    style = ""
+    styles: dict[str, _Style] = {}
+    style = _Style()
     for name, attributes, _ in elements(part, package.read(part)):
+        value = attributes.get("val", "")
         if name == "style":
-            style = attributes.get("styleId", "")
-        elif name == "name" and style:
-            names.setdefault(style, attributes.get("val", ""))
+            style = styles.setdefault(attributes.get("styleId", ""), _Style())
+        elif name == "name" and not style.name:
+            style.name = value
+            match = HEADING.fullmatch(value)
+            style.level = int(match.group(1)) if match else int(value.lower() == "title")
         elif name == "basedOn":
-            based[style] = attributes.get("val", "")
-    levels = {}
-    for style in names:
-        ancestor, steps = style, 0
-        while ancestor in names and steps < 10:
-            match = HEADING.fullmatch(names[ancestor])
-            if match or names[ancestor].lower() == "title":
-                levels[style] = int(match.group(1)) if match else 1
-                break
-            ancestor, steps = based.get(ancestor, ""), steps + 1
-    return levels
+            style.based_on = value
+        elif name == "outlineLvl" and value in OUTLINE_LEVELS:
+            style.level = style.level or int(value) + 1
+        elif name == "numId":
+            style.is_item = value != "0"
+    for style in styles.values():
+        ancestor, steps = styles.get(style.based_on), 0
+        while ancestor is not None and steps < 10:
+            style.level = style.level or ancestor.level
+            style.is_item = style.is_item or ancestor.is_item
+            ancestor, steps = styles.get(ancestor.based_on), steps + 1
+    return styles
 
 
-def _blocks(package: Package, part: str, levels: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _blocks(package: Package, part: str, styles: dict[str, _Style]) -> Iterator[tuple[str, str]]:
     """("text", "item" or "table", text) of the blocks of a part, as they are read."""
-    body = _Body(levels)
+    body = _Body(styles)
     reader = XmlReader(part, body.start, body.end, body.text)
     for data in package.blocks(part):
         reader.feed(data)
@@ -100,8 +115,8 @@ class _Body:
     open (a text box stands inside a paragraph), each as its pieces and [heading level, whether it is a list item].
     """
 
-    def __init__(self, levels: dict[str, int]):
-        self.levels = levels
+    def __init__(self, styles: dict[str, _Style]):
+        self.styles = styles
         self.around: list[list[tuple[str, str]]] = [[]]
         self.rows: list[list[list[str]]] = []
         self.open: list[tuple[list[str], list[int]]] = []
@@ -123,7 +138,8 @@ class _Body:
         elif name == "r":
             self.runs += 1
         elif self.open and name == "pStyle":
-            self.open[-1][1][0] = self.levels.get(attributes.get("val", ""), 0)
+            style = self.styles.get(attributes.get("val", ""), _Style())
+            self.open[-1][1][:] = [style.level, int(style.is_item)]
         elif self.open and name == "numId":
             self.open[-1][1][1] = int(attributes.get("val", "0") != "0")
         elif self.open and self.runs and name in LETTERS:

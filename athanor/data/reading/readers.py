@@ -158,23 +158,34 @@ def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAsi
     except pypdfium2.PdfiumError as problem:
         locked = "password" in str(problem).lower() or "security" in str(problem).lower()
         raise Unreadable("encrypted PDF" if locked else "broken PDF", str(problem)) from None
+    broken: list[int] = []
     try:
         found = False
-        for item in documents_of(_pdf_pages(document), file.name, limits):
+        for item in documents_of(_pdf_pages(document, broken), file.name, limits):
             found = True
             yield item
+        if not found and broken:
+            raise Unreadable("broken PDF", f"none of {len(document)} pages can be read")
         if not found:
             raise Unreadable("no text in the PDF", "scanned pictures need text recognition first")
+        for number in broken:
+            yield SetAside(f"{file.name}#page {number}", "broken page")
     finally:
         document.close()
 
 
-def _pdf_pages(document: Any) -> Iterator[str]:
-    """The text of the pages, one string each, pages separated by a blank line."""
+def _pdf_pages(document: Any, broken: list[int]) -> Iterator[str]:
+    """The text of the pages, one string each, blank lines between; the numbers of broken ones go to `broken`."""
+    import pypdfium2
+
     first = True
     for number in range(len(document)):
-        page = document[number]
-        words = page.get_textpage()
+        try:
+            page = document[number]
+            words = page.get_textpage()
+        except pypdfium2.PdfiumError:
+            broken.append(number + 1)
+            continue
         text = join_lines(words.get_text_range())
         words.close()
         page.close()

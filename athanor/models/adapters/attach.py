@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
-from athanor.models.adapters.lora import Adapter
-from athanor.models.adapters.places import places, unwrapped
+from athanor.models.adapters.lora import Adapter, stacked
+from athanor.models.adapters.places import Place, every_place, frozen_layer, places
 from athanor.models.adapters.prefix import PrefixAdapter, Prefixed, attach_prefix
 from athanor.models.adapters.scaling import ScalingAdapter
 from athanor.models.families import Family
@@ -68,6 +68,27 @@ class Adapted(nn.Module):
             parts[place] = piece(x_XK, parts[place], lambda place=place: self.rows(place))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight (N, K) that computes what the layer does, with its gradients: the loss asks a head for it."""
+        if isinstance(self.active, tuple):
+            raise AthanorError("several adapters at once have no weight in common", fix="select one of them")
+        pieces = self.of(self.active)
+        if pieces is None:
+            return self.base.weight
+        if self.training and any(piece.dropout for piece in pieces.values()):
+            raise AthanorError("an adapter of the head with dropout: the loss drops nothing", allowed="dropout 0")
+        made = [
+            pieces[str(number)].folded(*self.rows(number))[0] if str(number) in pieces else self.rows(number)[0]
+            for number in range(len(self.heights))
+        ]
+        return torch.cat([one.to(self.base.weight.dtype) for one in made])
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias of the frozen layer."""
+        return self.base.bias
+
     def rows(self, piece: int) -> tuple[Tensor, Tensor | None]:
         """The frozen weight's rows of a piece, and its bias's."""
         weight = self.base.weight.split(self.heights)[piece].detach()
@@ -91,6 +112,24 @@ class Adapted(nn.Module):
             bias_N = torch.cat([one.float() for one in biases if one is not None]).to(self.base.bias.dtype)
             made.bias = nn.Parameter(bias_N, requires_grad=False)
         return made
+
+
+class AdaptedEmbedding(Adapted):
+    """The same for an embedding."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight: a head that is tied to the embedding does not see its adapter, as in other libraries."""
+        return self.base.weight
+
+    def rows(self, piece: int) -> tuple[Tensor, Tensor | None]:
+        """The frozen weight, turned: one column for each token."""
+        return self.base.weight.detach().t(), None
+
+    def folded(self, name: str) -> nn.Embedding:
+        """A new embedding with the weight that the frozen one and an adapter make together."""
+        weight_PK, _ = self.adapters[name]["0"].folded(*self.rows(0))
+        return nn.Embedding.from_pretrained(weight_PK.t().contiguous().to(self.base.weight.dtype))
 
 
 def entering(pieces: nn.ModuleDict, x_XK: Tensor) -> Tensor:
@@ -131,24 +170,44 @@ def attach_pieces(
     model: nn.Module, family: Family, adapter: Adapter | ScalingAdapter, name: str, train: bool
 ) -> None:  # fmt: skip
     """Wrap the linear layers that an adapter has pieces for."""
-    known = places(family, model.config)
+    known = (every_place if isinstance(adapter, Adapter) else places)(family, model.config)
     for piece in adapter.pieces:
         if piece not in known:
             raise AthanorError(f"{piece} is no layer of this network", fix="was the adapter made for another model?")
-        adapter.check(piece, known[piece], unwrapped(model.get_submodule(known[piece].layer)))
+        adapter.check(piece, known[piece], frozen_layer(model, known[piece].layer))
     model.requires_grad_(False)
     for piece in adapter.pieces:
         place = known[piece]
-        layer = model.get_submodule(place.layer)
-        if not isinstance(layer, Adapted):
-            layer = Adapted(layer, place.heights).train(layer.training)
-            model.set_submodule(place.layer, layer)
-        if name not in layer.adapters:
-            layer.adapters[name] = nn.ModuleDict()
-        own = (tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
-        device = next(own, next(model.parameters()).device)  # packed codes are neither
-        at_work = adapter.at_work(piece, device).requires_grad_(train).train(layer.training)
-        layer.adapters[name][str(place.piece)] = at_work
+        for expert, name_of_layer in enumerate(place.layers):
+            layer = wrapped(model, place, name_of_layer)
+            if name not in layer.adapters:
+                layer.adapters[name] = nn.ModuleDict()
+            own = (tensor.device for tensor in (*layer.base.parameters(), *layer.base.buffers()))
+            device = next(own, next(model.parameters()).device)  # packed codes are neither
+            at_work = adapter.at_work(piece, place, expert, device).requires_grad_(train).train(layer.training)
+            layer.adapters[name][str(place.piece)] = at_work
+
+
+def wrapped(model: nn.Module, place: Place, name: str) -> Adapted:
+    """A layer with its wrapping, which it gets where it has none yet."""
+    if name == "head" and model.head is None:
+        model.head = tied_head(model.tokens)
+    layer = model.get_submodule(name)
+    if isinstance(layer, Adapted):
+        return layer
+    kind = AdaptedEmbedding if place.kind == "embedding" else Adapted
+    layer = kind(layer, place.heights).train(layer.training)
+    model.set_submodule(name, layer)
+    return layer
+
+
+def tied_head(tokens: nn.Module) -> nn.Linear:
+    """A head that shares its weight with an embedding."""
+    vocabulary, width = tokens.weight.shape
+    with torch.device("meta"):
+        head = nn.Linear(width, vocabulary, bias=False)
+    head.weight = (tokens.base if isinstance(tokens, Adapted) else tokens).weight
+    return head.train(tokens.training)
 
 
 def select(model: nn.Module, name: str | None) -> None:
@@ -188,10 +247,15 @@ def extract(model: nn.Module, family: Family, name: str) -> AnyAdapter:
     if isinstance(record, PrefixAdapter):
         return replace(record, numbers=model.prefixes[name].numbers())
     pieces = {}
-    for piece, place in places(family, model.config).items():
-        layer = model.get_submodule(place.layer)
-        if isinstance(layer, Adapted) and name in layer.adapters and str(place.piece) in layer.adapters[name]:
-            pieces[piece] = layer.adapters[name][str(place.piece)].numbers()
+    known = (every_place if isinstance(record, Adapter) else places)(family, model.config)
+    for piece, place in known.items():
+        if place.kind == "head" and model.head is None:
+            continue
+        layers = [model.get_submodule(one) for one in place.layers]
+        own = [layer.adapters[name] for layer in layers if isinstance(layer, Adapted) and name in layer.adapters]
+        if own and str(place.piece) in own[0]:
+            numbers = [one[str(place.piece)].numbers() for one in own]
+            pieces[piece] = stacked(numbers) if place.kind == "experts" else numbers[0]
     return replace(record, pieces=pieces)
 
 
@@ -209,6 +273,8 @@ def drop(model: nn.Module, name: str) -> None:
             model.shift = 0
         if not module.adapters:
             model.set_submodule(place, module.base)
+    if getattr(model.config, "tied", False) and isinstance(model.head, nn.Linear):
+        model.head = None  # it was made for the adapter; the embedding is the head again
     del settings_of(model)[name]
 
 
@@ -230,15 +296,24 @@ def merge(model: nn.Module, name: str) -> nn.Module:
     for place, module in list(merged.named_modules()):
         if isinstance(module, Prefixed):
             merged.set_submodule(place, module.base)
+    adapted = {place for place, module in merged.named_modules() if isinstance(module, Adapted)}
+    tied = getattr(merged.config, "tied", False)
+    parted = tied and any(name in merged.get_submodule(place).adapters for place in adapted & {"tokens", "head"})
+    if parted and merged.head is None:
+        merged.head = tied_head(merged.tokens)
     for place, module in list(merged.named_modules()):
         if not isinstance(module, Adapted):
             continue
-        if name in module.adapters and not isinstance(module.base, nn.Linear):
+        if name in module.adapters and not isinstance(module.base, nn.Linear | nn.Embedding):
             raise AthanorError(
                 f"{place} is quantised: an adapter cannot be folded into its codes",
                 fix="merge into the unquantised model, and quantise the result",
             )
         merged.set_submodule(place, module.folded(name) if name in module.adapters else module.base)
+    if parted:  # embedding and head are no longer one weight
+        merged.config = replace(merged.config, tied=False)
+    elif tied and isinstance(merged.head, nn.Linear):  # made for another adapter
+        merged.head = None
     del merged.adapter_settings
     if hasattr(merged, "prefixes"):
         del merged.prefixes

@@ -17,7 +17,7 @@ from athanor.models.adapters import lora_files, prefix_files, scaling_files
 from athanor.models.adapters.attach import AnyAdapter
 from athanor.models.adapters.layout import BASE_HASH, CONFIG, WEIGHTS, write_folder
 from athanor.models.adapters.lora import Adapter
-from athanor.models.adapters.places import places
+from athanor.models.adapters.places import every_place, places
 from athanor.models.adapters.scaling import ScalingAdapter
 from athanor.models.convert import read_header, read_object, refuse_pickles
 from athanor.models.families import Family
@@ -54,7 +54,7 @@ def save_adapter(adapter: AnyAdapter, folder: Path, family: Family, config: Any)
     """
     tensors: Mapping[str, Tensor]
     if isinstance(adapter, Adapter):
-        known = places(family, config)
+        known = every_place(family, config)
         record, tensors = (
             lora_files.their_settings(adapter, family, known),
             lora_files.tensors_of(adapter, known, config),

@@ -1,18 +1,21 @@
 """Low-rank adapters: two small matrices beside a frozen weight (LoRA, Hu et al. 2021), rsLoRA and DoRA.
 
-Shape letters: X rows of the input (any leading axes), K inputs of a layer, P outputs of one piece, R rank.
+An embedding is a product too, of a weight (P, K) turned and a vector that is 1 at the token's place: A holds a column
+for each token. All experts of a layer are one piece, whose matrices have a first axis for the expert.
+
+Shape letters: X rows of the input (any leading axes), K inputs of a layer, P outputs of one piece, R rank, E experts.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
-from athanor.models.adapters.places import Place, chosen_places, places, unwrapped, weight_of
+from athanor.models.adapters.places import Place, chosen_places, every_place, frozen_layer, weight_of
 from athanor.models.families import Family
 
 
@@ -49,7 +52,10 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The numbers of one piece: A (R, K), B (P, R), and lengths of rows (P,) when the adapter is decomposed."""
+    """The numbers of one piece: A (R, K), B (P, R), and lengths of rows (P,) when the adapter is decomposed.
+
+    Of experts A is (E, R, K) and B (E, P, R).
+    """
 
     a_RK: Tensor
     b_PR: Tensor
@@ -58,7 +64,7 @@ class Matrices:
 
     @property
     def rank(self) -> int:
-        return self.a_RK.shape[0]
+        return self.a_RK.shape[-2]
 
     @property
     def count(self) -> int:
@@ -75,18 +81,23 @@ class Adapter:
         pieces: name of a piece -> its matrices, rows in our order.
         base: hash of the weights it was made for, where that is known.
         base_name: what its maker called that model, where that is known.
+        beside: name of an embedding or a head -> the frozen weight that was stored with the adapter, as PEFT does.
     """
 
     settings: LoraSettings
     pieces: Mapping[str, Matrices]
     base: str | None = None
     base_name: str | None = None
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def check(self, name: str, place: Place, layer: nn.Module) -> None:
-        """Refuse matrices of a piece that have another shape than its place."""
+        """Refuse matrices of a piece that have another shape than its place, or were made for another weight."""
+        if self.settings.decomposed and place.kind in ("router", "experts"):
+            raise AthanorError(f"{name}: a router or experts with a decomposed adapter (DoRA)", allowed="LoRA, rsLoRA")
         matrices, rank = self.pieces[name], self.pieces[name].rank
+        first = (len(place.experts),) if place.experts else ()
         wanted: dict[str, tuple[Tensor | None, tuple[int, ...] | None]] = {
-            "A": (matrices.a_RK, (rank, place.inputs)), "B": (matrices.b_PR, (place.height, rank)),
+            "A": (matrices.a_RK, (*first, rank, place.inputs)), "B": (matrices.b_PR, (*first, place.height, rank)),
             "lengths": (matrices.length_P, (place.height,) if self.settings.decomposed else None),
         }  # fmt: skip
         for what, (tensor, shape) in wanted.items():
@@ -99,16 +110,25 @@ class Adapter:
                 )
         if self.settings.decomposed:
             weight_of(layer, place.layer)
+        stored, own = self.beside.get(name), layer.weight if isinstance(layer, nn.Linear | nn.Embedding) else None
+        if stored is not None and own is not None and not torch.equal(stored.to(own.dtype), own.detach().cpu()):
+            raise AthanorError(
+                f"{name}: the adapter was stored with another weight of the base model than this one has",
+                fix="was the adapter made for another model, or with embeddings of new tokens?",
+            )
 
-    def at_work(self, name: str, device: torch.device) -> "LowRank":
-        """A copy of a piece's matrices that computes, in float32."""
+    def at_work(self, name: str, place: Place, expert: int, device: torch.device) -> "LowRank":
+        """A copy of a piece's matrices that computes, in float32; of experts those of one."""
         matrices = self.pieces[name]
+        if place.kind == "experts":
+            matrices = replace(matrices, a_RK=matrices.a_RK[expert], b_PR=matrices.b_PR[expert])
         own = {field: getattr(matrices, field) for field in ("a_RK", "b_PR", "length_P")}
         own = {
             field: None if tensor is None else tensor.detach().to(device, torch.float32, copy=True)
             for field, tensor in own.items()
         }
-        return LowRank(replace(matrices, **own), self.settings)
+        made = LowRankEmbedding if place.kind == "embedding" else LowRank
+        return made(replace(matrices, **own), self.settings)
 
 
 class LowRank(nn.Module):
@@ -162,6 +182,22 @@ class LowRank(nn.Module):
         return Matrices(self.a.detach().clone(), self.b.detach().clone(), self.alpha, length)
 
 
+class LowRankEmbedding(LowRank):
+    """The same beside an embedding, whose input is token ids."""
+
+    def added(self, ids_X: Tensor) -> Tensor:
+        """s B a, where a is the token's column of A; nothing is dropped, as in PEFT."""
+        return F.linear(F.embedding(ids_X, self.a.t()), self.b) * self.scale
+
+
+def stacked(parts: Sequence[Matrices]) -> Matrices:
+    """The matrices of all experts as those of one piece; of a layer that is no expert its own."""
+    if len(parts) == 1:
+        return parts[0]
+    a_ERK, b_EPR = torch.stack([one.a_RK for one in parts]), torch.stack([one.b_PR for one in parts])
+    return Matrices(a_ERK, b_EPR, parts[0].alpha)
+
+
 def fresh(
     model: nn.Module,
     family: Family,
@@ -171,8 +207,10 @@ def fresh(
 ) -> Adapter:
     """A new adapter that changes nothing yet: A uniform in +-1 / sqrt(K), B zero (Hu et al. 2021, section 4.1).
 
+    Of an embedding A is zero and B normal, as in PEFT: a column of A learns only from its own token.
+
     Args:
-        targets: names of pieces, or their ends, such as 'q_proj' or 'self_attn.q_proj'.
+        targets: names of pieces, or their ends, such as 'q_proj', 'embed_tokens' or 'experts.down_proj'.
         seed: the same seed gives the same numbers on every device.
 
     Raises:
@@ -180,13 +218,19 @@ def fresh(
     """
     generator, pieces = torch.Generator().manual_seed(seed), {}
     device = next(model.parameters()).device
-    for name, place in chosen_places(places(family, model.config), targets).items():
-        bound = 1 / math.sqrt(place.inputs)
-        a_RK = torch.empty(settings.rank, place.inputs).uniform_(-bound, bound, generator=generator)
+    for name, place in chosen_places(every_place(family, model.config), targets).items():
+        bound, first = 1 / math.sqrt(place.inputs), (len(place.experts),) if place.experts else ()
+        a_RK = torch.empty(*first, settings.rank, place.inputs)
+        b_PR = torch.zeros(*first, place.height, settings.rank)
+        if place.kind == "embedding":
+            a_RK.zero_()
+            b_PR.normal_(generator=generator)
+        else:
+            a_RK.uniform_(-bound, bound, generator=generator)
         length_P = None
         if settings.decomposed:
-            weight_NK = weight_of(unwrapped(model.get_submodule(place.layer)), place.layer)
+            weight_NK = weight_of(frozen_layer(model, place.layer), place.layer)
+            weight_NK = weight_NK.t() if place.kind == "embedding" else weight_NK
             length_P = weight_NK.split(place.heights)[place.piece].float().norm(dim=1)
-        b_PR = torch.zeros(place.height, settings.rank, device=device)
-        pieces[name] = Matrices(a_RK.to(device), b_PR, settings.alpha, length_P)
+        pieces[name] = Matrices(a_RK.to(device), b_PR.to(device), settings.alpha, length_P)
     return Adapter(settings, pieces)

@@ -16,16 +16,19 @@ from athanor.base.errors import AthanorError
 from athanor.models.adapters.layout import CONFIG, PREFIX, name_of_base, read_tensor, refuse_unknown
 from athanor.models.adapters.layout import SILENT as ALWAYS_SILENT
 from athanor.models.adapters.lora import Adapter, LoraSettings, Matrices
-from athanor.models.adapters.places import Place, places
-from athanor.models.adapters.targets import escaped, shortest, targeted
+from athanor.models.adapters.places import Place, every_place
+from athanor.models.adapters.targets import escaped, named_by, shortest, targeted
 from athanor.models.families import Family
 from athanor.models.patterns import Pattern
 
 A, B, LENGTH = ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"
+EMBEDDING_A, EMBEDDING_B = ".lora_embedding_A", ".lora_embedding_B"
+BESIDE = ".base_layer.weight"  # of an embedding or a head that has an adapter PEFT stores the frozen weight too
+UP, DOWN = ".experts.gate_up_proj", ".experts.down_proj"
 
 USED = frozenset(
-    "r lora_alpha lora_dropout use_rslora use_dora target_modules exclude_modules layers_to_transform layers_pattern "
-    "rank_pattern alpha_pattern base_model_name_or_path".split()
+    "r lora_alpha lora_dropout use_rslora use_dora target_modules target_parameters exclude_modules layers_pattern "
+    "layers_to_transform rank_pattern alpha_pattern base_model_name_or_path".split()
 )
 # Keys that say nothing about what is computed: about the tool, or settings of what another key switches on.
 SILENT = ALWAYS_SILENT | frozenset("megatron_core qalora_group_size runtime_config fan_in_fan_out".split())
@@ -37,9 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modules_to_save": (None, []),
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva", "mica"),
     **dict.fromkeys(("lora_bias", "use_qalora", "ensure_weight_tying"), (False, None)),
-    **dict.fromkeys(
-        ("loftq_config", "layer_replication", "target_parameters", "trainable_token_indices"), (None, {}, [])
-    ),
+    **dict.fromkeys(("loftq_config", "layer_replication", "trainable_token_indices"), (None, {}, [])),
     **dict.fromkeys(
         (
             "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config", "megatron_config", "velora_config",
@@ -51,9 +52,9 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 WHY = {
     "modules_to_save": "it replaces whole layers of the model",
     "bias": "it changes the biases of the model",
-    "target_parameters": "adapters of experts are not supported",
     "layer_replication": "it changes the layers of the model",
     "trainable_token_indices": "it changes rows of the embedding",
+    "ensure_weight_tying": "it ties the adapters of embedding and head",
 }
 
 
@@ -65,20 +66,70 @@ def read_lora(
 ) -> Adapter:
     """The adapter that these settings and this file are."""
     settings = read_settings(record, where)
-    known = places(family, config)
-    wanted = targeted(record, known, config, where)
-    refuse_strangers(header, wanted, known, settings, path)
+    known = every_place(family, config)
+    wanted = chosen(record, known, config, settings, where)
+    files = names_in_file(wanted, known, settings)
+    refuse_strangers(header, files, known, settings, path)
     ranks, alphas = (patterns(record, key, known, wanted, where) for key in ("rank_pattern", "alpha_pattern"))
-    pieces = {}
+    pieces, beside = {}, {}
     for name in wanted:
-        place, rank = known[name], ranks.get(name, settings.rank)
-        a_RK = read_tensor(path, header, PREFIX + name + A, (rank, place.inputs))
-        b_PR = read_tensor(path, header, PREFIX + name + B, (place.height, rank))
+        place, rank, named = known[name], ranks.get(name, settings.rank), files[name]
+        count = len(place.layers)
+        a_RK = read_tensor(path, header, named["a"], (rank * count, place.inputs))
+        b_PR = read_tensor(path, header, named["b"], (place.height, rank * count))
+        if place.experts:  # in A expert after expert, in B the experts of each rank side by side
+            a_RK, b_PR = a_RK.unflatten(0, (count, rank)), b_PR.unflatten(1, (rank, count)).permute(2, 0, 1)
         length_P = None
         if settings.decomposed:
-            length_P = place.to_ours(config, read_tensor(path, header, PREFIX + name + LENGTH, (place.height,)))
+            length_P = place.to_ours(config, read_tensor(path, header, named["length"], (place.height,)))
         pieces[name] = Matrices(a_RK, place.to_ours(config, b_PR), alphas.get(name, settings.alpha), length_P)
-    return Adapter(settings, pieces, base_name=name_of_base(record, where))
+        stored = PREFIX + name + BESIDE
+        if place.kind in ("embedding", "head") and stored in header:
+            shape = (place.height, place.inputs) if place.kind == "head" else (place.inputs, place.height)
+            beside[name] = read_tensor(path, header, stored, shape)
+    return Adapter(settings, pieces, base_name=name_of_base(record, where), beside=beside)
+
+
+def chosen(
+    record: Mapping[str, Any], known: Mapping[str, Place], config: Any, settings: LoraSettings, where: str
+) -> list[str]:
+    """Names of the pieces with matrices: layers by `target_modules`, routers and experts by `target_parameters`."""
+    layers = {name: place for name, place in known.items() if place.kind not in ("router", "experts")}
+    parameters = [name for name in known if name not in layers]
+    given = record.get("target_parameters") or []
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise AthanorError(f"{where}: target_parameters={given!r}", allowed="a list of names")
+    unknown = [one for one in given if not named_by([one], parameters)]
+    if unknown:
+        raise AthanorError(
+            f"{where}: target_parameters names {', '.join(unknown)}: no router and no experts of this network",
+            allowed=", ".join(sorted({name.partition(".mlp.")[2] for name in parameters})) or "none",
+        )
+    if given and (settings.decomposed or settings.dropout or record.get("layers_to_transform")):
+        raise AthanorError(
+            f"{where}: target_parameters with use_dora, lora_dropout or layers_to_transform", allowed="none of these"
+        )
+    found = targeted(record, layers, config, where) if record.get("target_modules") or not given else []
+    return [name for name in known if name in found or name in named_by(given, parameters)]
+
+
+def names_in_file(wanted: list[str], known: Mapping[str, Place], settings: LoraSettings) -> dict[str, dict[str, str]]:
+    """What the tensors of each piece are called: A, B and, of a decomposed adapter, lengths."""
+    found = {}
+    for name in wanted:
+        stem, ends = name, (A, B)
+        if known[name].kind == "embedding":
+            ends = (EMBEDDING_A, EMBEDDING_B)
+        elif known[name].kind == "router":
+            stem = name.removesuffix(".weight")
+        elif known[name].kind == "experts":
+            stem = name.rpartition(".")[0]
+            if name.endswith(UP) and name.removesuffix(UP) + DOWN in wanted:  # one wrapped by the other
+                stem += ".base_layer"
+        found[name] = {"a": PREFIX + stem + ends[0], "b": PREFIX + stem + ends[1]}
+        if settings.decomposed:
+            found[name]["length"] = PREFIX + stem + LENGTH
+    return found
 
 
 def read_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
@@ -133,17 +184,19 @@ def patterns(
 
 
 def refuse_strangers(
-    header: Mapping[str, Any], wanted: list[str], known: Mapping[str, Place], settings: LoraSettings, path: Path
-) -> None:
-    """Every tensor of the file must be a matrix of a piece that the settings name."""
-    ends = (A, B, LENGTH) if settings.decomposed else (A, B)
-    expected = {PREFIX + name + end for name in wanted for end in ends}
-    for tensor in sorted(set(header) - expected):
-        stem = next((tensor.removesuffix(end) for end in (A, B, LENGTH) if tensor.endswith(end)), None)
+    header: Mapping[str, Any], files: Mapping[str, Mapping[str, str]], known: Mapping[str, Place],
+    settings: LoraSettings, path: Path,
+) -> None:  # fmt: skip
+    """Every tensor of the file must be a matrix of a piece that the settings name, or the weight beside it."""
+    expected = {tensor for named in files.values() for tensor in named.values()}
+    allowed = {PREFIX + name + BESIDE for name in files if known[name].kind in ("embedding", "head")}
+    for tensor in sorted(set(header) - expected - allowed):
+        ends = (A, B, LENGTH, EMBEDDING_A, EMBEDDING_B)
+        stem = next((tensor.removesuffix(end) for end in ends if tensor.endswith(end)), None)
         if stem is None:
-            what = "is no matrix of an adapter that we know (embeddings, biases and saved layers are not supported)"
+            what = "is no matrix of an adapter that we know (biases and saved layers are not supported)"
         elif stem.removeprefix(PREFIX) not in known:
-            what = "belongs to no linear layer of this network that can have an adapter"
+            what = "belongs to no layer of this network that can have an adapter"
         elif tensor.endswith(LENGTH) and not settings.decomposed:
             what = f"is there, but {CONFIG} does not say use_dora"
         else:
@@ -160,12 +213,15 @@ def refuse_strangers(
 def tensors_of(adapter: Adapter, known: Mapping[str, Place], config: Any) -> dict[str, Tensor]:
     """The matrices by their names in the file, rows in the checkpoint's order."""
     tensors: dict[str, Tensor] = {}
+    files = names_in_file(list(adapter.pieces), known, adapter.settings)
     for name, matrices in adapter.pieces.items():
-        place = known[name]
-        tensors[PREFIX + name + A] = matrices.a_RK
-        tensors[PREFIX + name + B] = place.to_theirs(config, matrices.b_PR.detach().cpu())
+        place, named = known[name], files[name]
+        a_RK, b_PR = matrices.a_RK, place.to_theirs(config, matrices.b_PR.detach().cpu())
+        if place.experts:
+            a_RK, b_PR = a_RK.flatten(0, 1), b_PR.permute(1, 2, 0).flatten(1)
+        tensors[named["a"]], tensors[named["b"]] = a_RK, b_PR
         if matrices.length_P is not None:
-            tensors[PREFIX + name + LENGTH] = place.to_theirs(config, matrices.length_P.detach().cpu())
+            tensors[named["length"]] = place.to_theirs(config, matrices.length_P.detach().cpu())
     return tensors
 
 
@@ -175,12 +231,15 @@ def their_settings(adapter: Adapter, family: Family, known: Mapping[str, Place])
     ranks = {name: matrices.rank for name, matrices in adapter.pieces.items()}
     alphas = {name: matrices.alpha for name, matrices in adapter.pieces.items()}
     rank, alpha = settings.rank, settings.alpha
+    parameters = sorted(name for name in adapter.pieces if known[name].kind in ("router", "experts"))
+    layers = {name: place for name, place in known.items() if place.kind not in ("router", "experts")}
     return {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": adapter.base_name,
         "inference_mode": True, "r": rank, "lora_alpha": alpha, "lora_dropout": settings.dropout,
         "use_rslora": settings.rank_stabilised, "use_dora": settings.decomposed, "bias": "none",
         "fan_in_fan_out": any(known[name].row.transposed for name in adapter.pieces),
-        "target_modules": shortest(set(adapter.pieces), family, known),
+        "target_modules": shortest(set(adapter.pieces) - set(parameters), family, layers),
+        "target_parameters": parameters or None,
         "rank_pattern": {escaped(name): one for name, one in ranks.items() if one != rank},
         "alpha_pattern": {escaped(name): one for name, one in alphas.items() if one != alpha},
         "init_lora_weights": True, "modules_to_save": None,

@@ -51,7 +51,7 @@ class ScalingAdapter:
                 fix="was the adapter made for another model?",
             )  # fmt: skip
 
-    def at_work(self, name: str, device: torch.device) -> "Scaling":
+    def at_work(self, name: str, place: Place, expert: int, device: torch.device) -> "Scaling":
         """A copy of a piece's scales that computes, in float32."""
         scale = self.pieces[name]
         return Scaling(Scale(scale.vector.detach().to(device, torch.float32, copy=True), scale.inward))

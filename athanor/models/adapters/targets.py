@@ -20,7 +20,7 @@ def targeted(record: Mapping[str, Any], known: Mapping[str, Place], config: Any,
     if target == "all-linear":
         if getattr(config, "experts", None) is not None:
             raise AthanorError(f"{where}: target_modules='all-linear' with experts", allowed="the layers by name")
-        chosen = list(known)
+        chosen = [name for name, place in known.items() if place.kind == "linear"]
     elif isinstance(target, str):
         chosen = named_by(target, known)
     elif isinstance(target, list) and all(isinstance(one, str) for one in target):
@@ -28,8 +28,8 @@ def targeted(record: Mapping[str, Any], known: Mapping[str, Place], config: Any,
         no_piece = sorted(end for end in target if not named_by([end], known))
         if no_piece:
             raise AthanorError(
-                f"{where}: target_modules names {', '.join(no_piece)}: no linear layer of this network that can have "
-                "an adapter", allowed=", ".join(sorted({name.rpartition(".")[2] for name in known})),
+                f"{where}: target_modules names {', '.join(no_piece)}: no layer of this network that can have an "
+                "adapter", allowed=", ".join(sorted({name.rpartition(".")[2] for name in known})),
                 fix="was the adapter made for another model?",
             )  # fmt: skip
         chosen = [

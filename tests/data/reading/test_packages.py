@@ -64,6 +64,10 @@ STYLES = (
     '<w:style w:styleId="1"><w:name w:val="heading 1"/></w:style>'
     '<w:style w:styleId="Mine"><w:name w:val="My style"/><w:basedOn w:val="H2"/></w:style>'
     '<w:style w:styleId="H2"><w:name w:val="heading 2"/></w:style>'
+    '<w:style w:styleId="B"><w:name w:val="List Bullet"/><w:pPr><w:numPr><w:numId w:val="1"/></w:numPr></w:pPr>'
+    "</w:style>"
+    '<w:style w:styleId="B2"><w:name w:val="My bullet"/><w:basedOn w:val="B"/></w:style>'
+    '<w:style w:styleId="O"><w:name w:val="Outlined"/><w:pPr><w:outlineLvl w:val="2"/></w:pPr></w:style>'
 )
 
 
@@ -100,6 +104,7 @@ def test_a_docx_is_its_paragraphs_headings_lists_tables_and_notes(folder, read_a
         paragraph("标题", style="1") + paragraph("Part", style="Mine")
         + paragraph("One ", deleted, "w", moved, "ord.", box)
         + paragraph("first", numbered=True) + paragraph("second", numbered=True) + paragraph("") + table
+        + paragraph("Third", style="O") + paragraph("a", style="B") + paragraph("b", style="B2")
         + paragraph("a", "<w:r><w:tab/><w:t>b</w:t><w:br/><w:t>c</w:t></w:r>")
     )  # fmt: skip
     rule = f'<w:footnote w:type="separator">{paragraph("---")}</w:footnote>'
@@ -108,7 +113,8 @@ def test_a_docx_is_its_paragraphs_headings_lists_tables_and_notes(folder, read_a
     documents, aside = read_all(folder / "text.docx")
     assert aside == {}
     assert documents[0].text == (
-        "# 标题\n\n## Part\n\nIn a box.\n\nOne word.\n\n- first\n- second\n\na x | b x\nc x | d x\n\na\tb\nc\n\nA note."
+        "# 标题\n\n## Part\n\nIn a box.\n\nOne word.\n\n- first\n- second\n\na x | b x\nc x | d x\n\n"
+        "### Third\n\n- a\n- b\n\na\tb\nc\n\nA note."
     )
 
 
