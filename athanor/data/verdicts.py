@@ -12,7 +12,8 @@ from athanor.data.rules.fast import RULE_SETS
 from athanor.store.artifact import Artifact, Store
 
 FUNNEL, DUPLICATES = "funnel.json", "duplicates.jsonl"
-BEFORE = ("corpus", "documents")  # roles of what a corpus was made from
+READ = "documents"
+BEFORE = ("corpus", READ)  # roles of what a corpus was made from
 
 
 def way_of(corpus: Artifact) -> list[Artifact]:
@@ -32,6 +33,8 @@ def filters_of(corpus: Artifact) -> list[dict[str, Any]]:
     rows = []
     for artifact in way_of(corpus):
         record = artifact.record
+        if record["kind"] == READ:
+            continue  # reading judges nothing
         stages = [row["stage"] for row in read_funnel(artifact.path)] if FUNNEL in record["files"] else []
         settings = record.get("settings", {})
         rows.append({

@@ -1,7 +1,7 @@
 """The inner loops of the trunk: each as the plain formula, and beside it a faster path with its own gradient.
 
-The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: training
-on a CPU, where torch's own kernels spend much of a small model's step outside matrix products. They are compared with
+The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: on a CPU,
+where torch's own kernels spend much of a small model's step outside matrix products. They are compared with
 the plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA
 kernels; that was never run on a GPU, since none was at hand.
 
@@ -22,9 +22,12 @@ CHUNK_ROWS = 512  # rows of logits at a time: few enough to stay in a cache, eno
 
 def trains_on_cpu(*inputs: Tensor) -> bool:
     """Whether a gradient of these CPU tensors will be asked for; a compiler does better with the plain formulas."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs) and inputs[0].device.type == "cpu"
+    return on_cpu(inputs[0]) and torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether this is computed on a CPU, now, by torch itself."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def by_blocks(device: torch.device) -> bool:
@@ -39,7 +42,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich 2019, equation 4)."""
     if trains_on_cpu(x, weight):
         return RmsNorm.apply(x, weight, eps)
-    return plain_rms_norm(x, weight, eps)
+    return of_length_one(x, eps)[0].mul_(weight) if on_cpu(x) else plain_rms_norm(x, weight, eps)
 
 
 def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -47,14 +50,19 @@ def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
+def of_length_one(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """n = x r and r = 1 / sqrt(mean(x^2) + eps), (..., 1)."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    inverse = (length.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+    return x * inverse, inverse
+
+
 class RmsNorm(Function):
     """With r = 1 / sqrt(mean(x^2) + eps), n = x r, g = dy weight:  dx = r (g - n mean(g n)),  dweight = sum(dy n)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = (length.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
-        normal = x * inverse
+        normal, inverse = of_length_one(x, eps)
         ctx.save_for_backward(normal, inverse, weight)
         return normal * weight
 
@@ -76,7 +84,7 @@ def rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, *, pairs: str) ->
     cos, sin = cos_BT1R.to(x_BTNH.dtype), sin_BT1R.to(x_BTNH.dtype)
     if trains_on_cpu(x_BTNH):
         return Rotate.apply(x_BTNH, cos, sin, pairs)
-    return plain_rotate(x_BTNH, cos, sin, pairs)
+    return turn(x_BTNH, cos, sin, pairs, sign=1) if on_cpu(x_BTNH) else plain_rotate(x_BTNH, cos, sin, pairs)
 
 
 def plain_rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, pairs: str) -> Tensor:
@@ -127,7 +135,10 @@ def turn(x_BTNH: Tensor, cos: Tensor, sin: Tensor, pairs: str, sign: int) -> Ten
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up, where gate and up are the two halves of the last axis (Shazeer 2020, equation 6)."""
-    return SwiGlu.apply(x) if trains_on_cpu(x) else plain_swiglu(x)
+    if trains_on_cpu(x):
+        return SwiGlu.apply(x)
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up) if on_cpu(x) else plain_swiglu(x)
 
 
 def plain_swiglu(x: Tensor) -> Tensor:

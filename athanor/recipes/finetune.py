@@ -12,7 +12,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.settings import nearest
 from athanor.inference.dequantize import is_quantized
 from athanor.inference.quantize import read_family
-from athanor.models.adapters.places import chosen_places, places
+from athanor.models.adapters.places import chosen_places, every_place, places
 from athanor.models.language import LanguageModel
 from athanor.recipes.dial import Choice
 from athanor.recipes.finetune_dial import LOW_RANK, METHODS, Situation, choose_all
@@ -89,7 +89,7 @@ def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Fin
         )
     known = places(family, config)
     if wish.targets is not None:
-        chosen_places(known, wish.targets)
+        chosen_places(every_place(family, config), wish.targets)
     survey = look_at(data, template)
     situation = Situation(config, survey, is_quantized(model), known)
     given = {name: getattr(wish, name) for name in Wish.__dataclass_fields__ if name not in ("more", "merge", "seed")}

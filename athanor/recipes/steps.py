@@ -94,6 +94,11 @@ STEPS = {
     "finetune": Step(
         "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards?")
     ),
+    "examples": Step("athanor.data.examples:read_examples", "ExampleSettings", "examples", fingerprint="fingerprint"),
+    "classify": Step("athanor.training.classify:classify", "ClassifySettings", "classifier", ("model", "examples")),
+    "seq2seq": Step(
+        "athanor.training.seq2seq:seq2seq", "Seq2SeqSettings", "model", ("model?", "tokenizer?", "examples+")
+    ),
     "adapt": Step(
         "athanor.training.adapt:adapt", "AdaptSettings", "adapter", ("base", "conversations", "shards?")
     ),

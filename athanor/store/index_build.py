@@ -12,7 +12,7 @@ from athanor.base.files import explain_disk_error, write_json
 from athanor.base.progress import Progress, SilentProgress
 from athanor.store.index_files import SEPARATOR, VERSION, checks_of, count_characters, encode, sealed, write_checks
 
-SHARD_BYTES = 256 << 20  # a query searches every shard: of 1 GB cold it takes 0.2 s in five, 2 s in eighteen
+SHARD_BYTES = 256 << 20  # a query searches every shard: 1 GB in five takes less than half of the time in eighteen
 LONGEST_QUERY = 256 << 10
 SORTED_AT_ONCE = 1 << 22  # suffixes
 
@@ -27,7 +27,7 @@ def build_index(
     """Index (name, text) pairs in the empty `folder`; the same documents give the same bytes.
 
     Args:
-        shard_bytes: text per suffix array; building peaks at about 9 times as much memory, larger shards answer faster.
+        shard_bytes: text per suffix array; building peaks at about 7 times as much memory, larger shards answer faster.
         longest_query: bytes; longer queries are refused by `DocumentIndex`.
     Returns:
         documents, bytes, shards, characters.

@@ -19,7 +19,7 @@ from athanor.tokens.charsmap import Normalizer
 from athanor.tokens.sentencepiece import BPE, BYTE, NORMAL, UNUSED, USER_DEFINED, SentencePieceModel
 
 FILE = "tokenizer.model"
-LEAST = 2.0**-126  # FLT_MIN, below which SentencePiece's greatest score does not go
+BONUS = 0.1  # what each further byte of a symbol of the model's own is worth, measured on sentencepiece 0.2.3
 PENALTY = 10.0  # what an unknown character costs beyond the least likely piece
 NEWLINE, TAB, MOST_BLANKS = "<n>", "<|tab|>", 80  # how ChatGLM-6B spells white space
 
@@ -78,6 +78,10 @@ def _refuse(model: SentencePieceModel, symbols: list[str], dialect: str) -> None
         )
     if model.trim and any(" " in symbol for symbol in symbols):
         raise AthanorError(f"{FILE} drops runs of spaces, and has symbols of its own with spaces in them")
+    texts = {piece.text for piece in model.pieces if piece.kind == NORMAL}
+    letter = min((one for text in texts for one in text if one not in texts), default=None)
+    if model.kind == BPE and letter is not None:
+        raise AthanorError(f"{FILE} has pieces with {letter!r} in them, but no piece for that letter to merge from")
     wanted = (NEWLINE, TAB, *(f"<|blank_{count}|>" for count in range(2, MOST_BLANKS + 1)))
     missing = set(wanted) - {piece.text for piece in model.pieces} if dialect == "chatglm" else set()
     if missing:
@@ -112,13 +116,12 @@ class Unigram:
 
     def __init__(self, model: SentencePieceModel, ids: list[int]):
         usual = [piece.score for piece in model.pieces if piece.kind == NORMAL]
-        highest = single(max([*usual, LEAST]))
         self.unknown_score = single(min(usual, default=0.0) - PENALTY)
         self.unknown = ids[model.unknown_id]
         self.scores: dict[str, tuple[float, int]] = {}
         for piece, index in zip(model.pieces, ids, strict=True):
-            if piece.kind == USER_DEFINED:  # it is always taken
-                self.scores[piece.text] = single(len(piece.text.encode()) * highest - 0.1), index
+            if piece.kind == USER_DEFINED:  # better than any likelihood, the longer the better
+                self.scores[piece.text] = single(BONUS * len(piece.text.encode()) - BONUS), index
             elif piece.kind == NORMAL:
                 self.scores[piece.text] = piece.score, index
         self.begins = {text[:size] for text in self.scores for size in range(1, len(text))}

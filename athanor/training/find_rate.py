@@ -75,7 +75,7 @@ def step_at(
         loss = objective.loss(model, objective.batch(step, piece, settings.accumulate))
         loss.total.backward()
         optimizer.collect()
-        total, count = total + float(loss.total), count + int(loss.count)
+        total, count = total + float(loss.total.detach()), count + int(loss.count)
     scale = 1 / max(1, count)
     norm = optimizer.norm(scale)
     if not finite(total, norm):

@@ -67,7 +67,7 @@ def answers_loss(packed: PackedConversations) -> Callable[[nn.Module], Mapping[s
     ]
 
     def look(model: nn.Module) -> Mapping[str, float]:
-        total, count = score_windows(model, rows)
+        total, count = score_windows(model, rows, foretell)
         return {"heldout": total / max(1, count)}
 
     return look

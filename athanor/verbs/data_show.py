@@ -200,8 +200,8 @@ def _print_clusters(console: Any, whole: dict[str, Any]) -> None:
                     if len(text) > SIDE_LETTERS:
                         text.append(" …", "dim")
                         break
-                    shown = f" … {piece} … " if what == "gap" else piece
-                    text.append(shown, {"same": "", "gap": "dim italic", "only": f"bold {style}"}[what])
+                    shown = f" … {piece} … " if what in ("gap", "rest") else piece
+                    text.append(shown, {"same": "", "only": f"bold {style}"}.get(what, "dim italic"))
                 sides.append(text)
             table.add_row(*sides)
             console.print(table)

@@ -23,7 +23,9 @@ def command(path: str, base: str | None, store: str | None, as_json: bool) -> No
     """Take the checkpoint in the folder PATH into the store as a model: chat, serve, quantize and export work on it.
 
     Pickles are refused, every tensor is checked, and the copy must give the logits of the source to the bit. With
-    --base (an artifact's name or a checkpoint's folder) PATH is an adapter in PEFT's layout.
+    --base (an artifact's name or a checkpoint's folder) PATH is an adapter in PEFT's layout. Its tokenizer is
+    tokenizer.json or an older file in its place; one that is Python code is never run, but built from its data where
+    the class is known (ChatGLM, GLM-4, Qwen-7B, Baichuan, InternLM, Yi), else refused.
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest

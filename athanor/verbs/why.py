@@ -46,15 +46,16 @@ def command(text: str, name: str | None, minimum: int | None, limit: int, store:
 def _show(span: dict[str, Any]) -> None:
     times = say(f"{span['count']} time(s)", f"{span['count']} 次")
     click.echo(click.style(f"“{span['text'].strip()}”", bold=True) + f"  · {times}")
+    told_before: list[str] = []
     for match in span["matches"]:
         click.echo(f"   {_where(match)} · {_when(match)}")
         click.echo(click.style(f"      …{_line(match['before'][-60:])}", dim=True)
                    + click.style(_line(span["text"]), underline=True)
                    + click.style(f"{_line(match['after'][:60])}…", dim=True))  # fmt: skip
-        for row in match["filters"]:
-            if row["filters"]:
-                told = say("passed ", "通过 ") + f"{row['step']}: {'; '.join(row['filters'])}"
-                click.echo(click.style(f"      {told}", dim=True))
+        passed = [f"{row['step']}: {'; '.join(row['filters'])}" for row in match["filters"] if row["filters"]]
+        for told in passed if passed != told_before else []:
+            click.echo(click.style(f"      {say('passed ', '通过 ')}{told}", dim=True))
+        told_before = passed
         if match["copies"]:
             told = say(f"stands for {match['copies']} removed copies", f"代表 {match['copies']} 篇已删除的重复文档")
             click.echo(click.style(f"      {told}", dim=True))

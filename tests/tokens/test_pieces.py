@@ -11,6 +11,7 @@ import pytest
 
 from athanor.base.errors import AthanorError
 from athanor.tokens.charsmap import read_table
+from athanor.tokens.pieces import PieceEncoder
 from athanor.tokens.sentencepiece import SentencePieceModel
 from athanor.tokens.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -60,6 +61,36 @@ def test_a_bare_model_has_the_librarys_ids(shape: str, tmp_path: Path) -> None:
     assert tokenizer.encode_batch(TEXTS) == ids
     assert [again.encode(text) for text in TEXTS] == ids
     assert (tokenizer.bos, tokenizer.eos, tokenizer.unk) == ("<s>", "</s>", "<unk>")
+
+
+def random_model(draw: random.Random, kind: int) -> bytes:
+    """A model of few letters and scores, in which many ways to cut a text are equally likely."""
+    from sentencepiece import sentencepiece_model_pb2 as messages
+
+    model = messages.ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.unk_id = kind, 0
+    model.normalizer_spec.add_dummy_prefix = draw.random() < 0.5
+    model.normalizer_spec.remove_extra_whitespaces = draw.random() < 0.5
+    texts = {"".join(draw.choices("ab▁", k=draw.randint(1, 4))) for _ in range(draw.randint(3, 14))}
+    texts |= {"a", "b", "▁"} if kind == 2 else set()  # merging begins with letters
+    scores = [draw.choice((-1.1, -2.3, -3.7, -4.9, -7.3)) for _ in texts] if kind == 1 else range(0, -len(texts), -1)
+    model.pieces.add(piece="<unk>", score=0.0, type=2)
+    for text, score in zip(sorted(texts, key=lambda text: (-len(text), text)), scores, strict=True):
+        kept = draw.random() < 0.25 and kind == 1
+        model.pieces.add(piece=text, score=0.0 if kept else score, type=4 if kept and "▁" not in text else 1)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", [1, 2])
+def test_random_models_cut_as_the_library_cuts(kind: int, tmp_path: Path) -> None:
+    """Ties, symbols of the model's own, letters that it does not know, spaces in every place."""
+    draw = random.Random(kind)
+    for _ in range(60):
+        data = random_model(draw, kind)
+        (tmp_path / "tokenizer.model").write_bytes(data)
+        theirs, ours = library.SentencePieceProcessor(model_proto=data), PieceEncoder(data)
+        texts = ["".join(draw.choices("aaabbb  xy", k=draw.randint(0, 16))) for _ in range(40)]
+        assert [ours.encode(text) for text in texts] == theirs.encode(texts), data
 
 
 @pytest.mark.slow

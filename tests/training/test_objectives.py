@@ -317,6 +317,15 @@ def test_the_spans_of_512_tokens_are_t5s() -> None:
     assert abs(starts.mean() - 256) < 15
 
 
+def test_t5s_decoder_begins_with_padding_and_everything_ends_with_the_end() -> None:
+    batch = span_corruption.corrupt(
+        plain(3, 40), row_numbers(0, 0, 0, 3), CPU, sentinels=range(1000, 1009), end=1, pad=0
+    )
+    assert batch.ids_BT[:, 0].tolist() == [0, 0, 0]
+    assert batch.targets_BT[:, -1].tolist() == [1, 1, 1] and batch.source_BS[:, -1].tolist() == [1, 1, 1]
+    assert torch.equal(batch.ids_BT[:, 1:], batch.targets_BT[:, :-1])
+
+
 def test_every_way_to_share_is_equally_likely() -> None:
     counts = Counter(tuple(span_corruption.shares(6, 3, np.random.default_rng(seed)).tolist()) for seed in range(3000))
     assert len(counts) == math.comb(5, 2) and all(sum(way) == 6 and min(way) > 0 for way in counts)

@@ -173,7 +173,7 @@ def test_data_that_cannot_be_learnt_from_is_refused_before_anything_starts(
         (["--set", "rate=1"], "is not a setting"),
         (["--method", "prefix", "--merge"], "a prefix changes no weight"),
         (["--method", "ia3", "--rank", 4], "rank has no meaning with method=ia3"),
-        (["--targets", "nothing"], "no linear layer of this network"),
+        (["--targets", "nothing"], "no layer of this network"),
         (["--epochs", 0], "epochs=0"),
     ],
 )

@@ -147,6 +147,18 @@ def test_the_way_of_a_document_is_told(trained: Path) -> None:
     assert all(row["similarity"] > 0.9 for row in fates if row["fate"] == "copy")
 
 
+def test_an_index_whose_record_or_order_was_changed_answers_nothing(trained: Path) -> None:
+    store = Store(trained / "store")
+    index = store.get(store.remembered("small")["index"])
+    for name in ("index/index.json", "readings.json", "order/train-starts.npy"):
+        whole = (index.path / name).read_bytes()
+        (index.path / name).write_bytes(whole.replace(b"1", b"2", 1) if name.endswith("json") else whole[:-1] + b"~")
+        with pytest.raises(AthanorError, match="has changed since it was written"):
+            Explainer(store.get(index.id))
+        (index.path / name).write_bytes(whole)
+    assert Explainer(store.get(index.id)).spans(SECRET)
+
+
 def test_what_names_nothing_is_refused(trained: Path, tmp_path: Path) -> None:
     for target, said in (("nowhere.txt", "is no id, source or file"), ("the", "12 characters"), ("", "12 characters")):
         with pytest.raises(AthanorError, match=said):

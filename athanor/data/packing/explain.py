@@ -24,7 +24,7 @@ class Explainer:
 
     def __init__(self, artifact: Artifact):
         for name in artifact.record["files"]:
-            if not name.startswith(f"{INDEX}/"):
+            if not name.startswith(f"{INDEX}/") or name == f"{INDEX}/index.json":
                 artifact.file(name)
         self.index = DocumentIndex(artifact.path / INDEX)
         kept = read_json(artifact.path / READINGS)

@@ -1,6 +1,7 @@
 """Clusters of near copies, side by side, with what differs between them marked."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -21,7 +22,8 @@ WORDS = re.compile(rf"[{IDEOGRAPHS}]|[^\W{IDEOGRAPHS}]+|\s+|[^\w\s]")
 COMPARED_LETTERS = 3_000  # of each text
 CONTEXT = 60  # letters of what is equal beside a difference
 MEMBERS = 4  # shown of a cluster
-Pieces = list[tuple[str, str]]  # ("same", "only" or "gap"; text)
+MONOTONOUS = 2  # a word that is every second one would take the square of its count to compare
+Pieces = list[tuple[str, str]]  # ("same" or "only"; text), ("gap" or "rest"; how many letters)
 
 
 def find_clusters(
@@ -102,7 +104,7 @@ def differences(one: str, other: str) -> tuple[Pieces, Pieces]:
     """The words (Chinese: characters) of two texts, those that stand in one of them only marked "only".
 
     Long stretches that are equal become a "gap" with the number of their letters, so that the differences can be seen;
-    of long texts the first 3,000 letters from the first difference on are compared.
+    of long texts the first 3,000 letters from the first difference on are compared, what follows is the "rest".
     """
     pairs = enumerate(zip(one, other, strict=False))
     shared = next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
@@ -111,7 +113,8 @@ def differences(one: str, other: str) -> tuple[Pieces, Pieces]:
     words, others = (WORDS.findall(text[passed : passed + COMPARED_LETTERS]) for text in (one, other))
     skipped = [("gap", str(passed))] if passed else []
     pieces: tuple[Pieces, Pieces] = ([*skipped], [*skipped])
-    matcher = SequenceMatcher(a=words, b=others, autojunk=False)
+    monotonous = max(Counter(others).values(), default=0) > len(others) / MONOTONOUS
+    matcher = SequenceMatcher(a=words, b=others, autojunk=monotonous)
     codes = matcher.get_opcodes()
     for number, (kind, start, end, begin, stop) in enumerate(codes):
         if kind == "equal":
@@ -122,6 +125,14 @@ def differences(one: str, other: str) -> tuple[Pieces, Pieces]:
         for side, part in ((pieces[0], words[start:end]), (pieces[1], others[begin:stop])):
             if part:
                 side.append(("only", "".join(part)))
+    if min(len(one), len(other)) > passed + COMPARED_LETTERS:  # both were cut: where they end they differ by chance
+        for side in pieces:
+            if side[-1][0] == "only":
+                side.pop()
+    for text, side in zip((one, other), pieces, strict=True):
+        shown = sum(int(piece) if what == "gap" else len(piece) for what, piece in side)
+        if shown < len(text):
+            side.append(("rest", str(len(text) - shown)))
     return pieces
 
 

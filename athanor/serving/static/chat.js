@@ -332,7 +332,9 @@ function sourceView(span, match) {
   if (match.step !== null) place.push(words.whyStep(match.step));
   const quote = element("blockquote", {}, match.before, element("mark", {}, span.text), match.after);
   const hasQuote = match.before || match.after;
-  return element("div", { class: "source" }, element("span", { class: "place" }, place.join(" · ")), hasQuote ? quote : null);
+  const passed = (match.filters ?? []).filter((row) => row.filters.length).map((row) => `${row.step}: ${row.filters.join("; ")}`);
+  const filters = passed.length ? element("details", {}, element("summary", {}, words.whyPassed), passed.join(" → ")) : null;
+  return element("div", { class: "source" }, element("span", { class: "place" }, place.join(" · ")), hasQuote ? quote : null, filters);
 }
 
 // ---- language, settings, keyboard

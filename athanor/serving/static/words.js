@@ -45,6 +45,7 @@ export const WORDS = {
     whyCount: (count) => (count === 1 ? "found once" : `found ${count.toLocaleString("en")} times`),
     whyLine: (line) => `line ${line.toLocaleString("en")}`,
     whyStep: (step) => `seen at step ${step.toLocaleString("en")}`,
+    whyPassed: "filters it passed",
     tryAgain: "Try again",
     openSettings: "Open settings",
     problems: {
@@ -108,6 +109,7 @@ export const WORDS = {
     whyCount: (count) => `出现 ${count.toLocaleString("zh")} 次`,
     whyLine: (line) => `第 ${line.toLocaleString("zh")} 行`,
     whyStep: (step) => `第 ${step.toLocaleString("zh")} 步学到`,
+    whyPassed: "通过的过滤器",
     tryAgain: "重试",
     openSettings: "打开设置",
     problems: {

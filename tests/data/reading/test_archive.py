@@ -118,14 +118,14 @@ for item in read_file(file, limits):
     seen += 1
     if seen == 1_000:
         before = peak()
-print(seen, (peak() - before) // 1024)
+print(seen, peak() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize("files", [8_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_number_of_files(folder, files):
-    """tarfile alone keeps about 2 kB for each: 16 MB and 2 GB."""
+    """tarfile alone keeps 0.4 kB for each: 3 MB and 400 MB."""
     with tarfile.open(folder / "many.tar", "w") as archive:
         for number in range(files):
             header = tarfile.TarInfo(f"{number:07}.txt")
@@ -136,5 +136,5 @@ def test_memory_does_not_grow_with_the_number_of_files(folder, files):
     done = subprocess.run(
         [sys.executable, "-c", READ_IN_CHILD, str(folder / "many.tar")], capture_output=True, text=True, check=True
     )
-    seen, megabytes = map(int, done.stdout.split())
-    assert seen == files and megabytes < 10
+    seen, kilobytes = map(int, done.stdout.split())
+    assert seen == files and kilobytes < 2_000 + files // 200

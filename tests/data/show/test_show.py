@@ -80,6 +80,13 @@ def test_a_changed_word_is_marked_and_what_is_equal_is_left_out():
     kept, removed = differences(before + "the old end" + before, before + "the new end" + before)
     assert ("only", "old") in kept and ("only", "new") in removed
     assert [what for what, _ in kept].count("only") == 1 and kept[0][0] == "gap" and int(kept[0][1]) > 9_000
+    assert kept[-1][0] == removed[-1][0] == "rest"
+    for number in range(0, 40, 5):  # wherever the cut falls, it is no difference
+        kept, removed = differences(
+            "a x" + "".join(f"{n} " for n in range(800)) + "z" * number,
+            "a y" + number * "q" + "".join(f"{n} " for n in range(800)) + "z" * 50,
+        )
+        assert [what for what, _ in kept].count("only") == 1
     assert differences("炼金炉保持恒温", "炼丹炉保持恒温")[0][1] == ("only", "金")
 
 
