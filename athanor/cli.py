@@ -26,6 +26,10 @@ VERBS = {  # verb: (English, 中文)
         "parameters, FLOPs, memory and time of a recipe, before anything starts",
         "开始之前：参数量、算力、内存与时间",
     ),
+    "launch": (
+        "a run on a cluster: the job for Slurm, Kubernetes, Ray or ssh",
+        "在集群上运行：生成 Slurm、Kubernetes、Ray 或 ssh 作业",
+    ),
     "chat": ("talk to a model in the terminal", "在终端里与模型对话"),
     "serve": ("serve a model: OpenAI API, and a chat page at /", "提供服务：OpenAI 接口与聊天网页"),
     "import": ("take a Hugging Face checkpoint into the store", "将 Hugging Face 检查点导入仓库"),

@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from athanor.base.errors import AthanorError
-from athanor.base.machines import MACHINES
 from athanor.base.settings import nearest
 from athanor.base.tables import size
 from athanor.models.config import TransformerConfig
 from athanor.models.shapes import (
     SHAPES,
-    TRAINING_BYTES,
-    accelerator_years,
     count_parameters,
-    flops_per_token,
     training_flops,
     training_memory,
 )
+from athanor.recipes.spread import HELD, Spread, fewest_machines
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,12 @@ class Scale:
     """One position of the dial: the numbers of every step, by step and setting, each with its reason.
 
     Attributes:
-        needs: what a run would need that is not here; empty: it runs. A plan is made either way.
+        spread: the machines it is meant for; None: one computer.
     """
 
     about: str
     steps: Mapping[str, Mapping[str, Choice]]
-    needs: str = ""
+    spread: Spread | None = None
 
 
 NANO = Scale(
@@ -105,13 +102,16 @@ def derived(about: str, config: TransformerConfig, why: str, one_computer: bool 
     Args:
         config: the shape; trained in Qwen3's family as every scale.
         why: the reason for the shape.
-        one_computer: whether one computer can train it; else it takes the whole best batch, and a run is refused.
+        one_computer: whether one computer can train it; else it takes the whole best batch, spread over machines.
     """
     count, context = count_parameters(config), config.max_positions
     tokens = CHINCHILLA * count
     flops = training_flops(count, tokens)
     wanted = best_batch(flops) / context
-    rows = rows_with_room(config, context, wanted) if one_computer else round(wanted)
+    rows = rows_with_room(config, context, wanted)
+    spread = None if one_computer else fewest_machines(config, tokens, wanted)
+    if spread is not None:
+        rows = spread.devices * spread.rows * spread.accumulate
     rate = float(f"{best_rate(flops) * (rows / wanted) ** 0.5:.2g}")
     pretrain = {
         **{name: Choice(getattr(config, name), why) for name in ("layers", "width", "heads", "kv_heads", "hidden")},
@@ -128,6 +128,7 @@ def derived(about: str, config: TransformerConfig, why: str, one_computer: bool 
         ),
         "warmup": Choice(2_000, "as DeepSeek LLM (Bi et al. 2024, section 2.3)"),
         "schedule": Choice("linear", "to zero: best at 20 tokens per weight and more (Bergsma et al. 2025)"),
+        **({} if spread is None else _spreading(spread)),
     }
     return Scale(
         about,
@@ -135,19 +136,26 @@ def derived(about: str, config: TransformerConfig, why: str, one_computer: bool 
             "skills": {"conversations": Choice(CONVERSATIONS, "as at nano: the skills are the same")},
             "tokenizer": {"vocabulary": Choice(config.vocabulary, why)},
             "pretrain": pretrain,
-            "finetune": _finetuning(rows, context, rate),
+            "finetune": _finetuning(rows, context, rate) | ({} if spread is None else _dividing(spread)),
         },
-        "" if one_computer else _engines(count, flops_per_token(config, context) * tokens),
+        spread,
     )
 
 
-def _engines(count: int, flops: float) -> str:
-    a100 = MACHINES["a100"]
-    years = accelerator_years(flops, a100.half * a100.training_share)
-    return (
-        "an engine that spreads one model over many accelerators (SPEC R3: fsdp2 or tensor), which is not built yet, "
-        f"{size(TRAINING_BYTES * count)} for weights, gradients and moments, and about {years:,.3g} years of one A100"
-    )
+def _spreading(spread: Spread) -> dict[str, Choice]:
+    return {
+        **_dividing(spread),
+        "recompute": Choice(True, "what layers keep would take several times a device's memory (Chen et al. 2016)"),
+        "accumulate": Choice(
+            spread.accumulate, f"{spread.devices} devices have room for {spread.rows} rows each; a step has more"
+            if spread.accumulate > 1 else f"{spread.devices} devices with {spread.rows} rows each take a step at once",
+        ),
+    }  # fmt: skip
+
+
+def _dividing(spread: Spread) -> dict[str, Choice]:
+    held = f"{HELD} bytes for every weight have no room on one device of {size(spread.machine.memory)}"
+    return {"engine": Choice("fsdp2", f"{held}: each holds a share (ZeRO, Rajbhandari et al. 2020)")}
 
 
 def _why_rows(rows: int, wanted: float, context: int, whole: bool) -> str:
@@ -202,20 +210,6 @@ SCALES: Mapping[str, Scale] = {
     ),
     "130b": derived("a cluster", _gated("130b"), "GLM-130B's shape (Zeng et al. 2022)", one_computer=False),
 }  # fmt: skip
-
-
-def require_runnable(scale: str) -> None:
-    """Refuse a scale that can be planned only, before anything starts.
-
-    Raises:
-        AthanorError: names what a run needs.
-    """
-    if scale in SCALES and SCALES[scale].needs:
-        raise AthanorError(
-            f"scale={scale} can be planned, not run: it needs {SCALES[scale].needs}",
-            allowed=", ".join(name for name, one in SCALES.items() if not one.needs),
-            fix=f"athanor plan quickstart --scale {scale}",
-        )
 
 
 def choose(scale: str, do: str, given: Mapping[str, Any] | None = None) -> dict[str, Choice]:

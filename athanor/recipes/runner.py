@@ -75,11 +75,13 @@ def plan_recipe(
     return list(planned.values())
 
 
-def _plan_step(
-    row: RecipeStep, recipe: Recipe, parents: dict[str, str], removed: Sequence[dict[str, Any]]
-) -> PlannedStep:
-    step = step_named(row.do)
-    cls = step.settings_class()
+def settings_of(row: RecipeStep, recipe: Recipe) -> tuple[Settings, dict[str, Choice]]:
+    """The settings of a step with every number filled in, and those that the dial chose.
+
+    Raises:
+        AthanorError: a setting is unknown or out of range.
+    """
+    cls = step_named(row.do).settings_class()
     chosen = {
         key: choice for key, choice in choose(recipe.scale, row.do, row.settings).items() if key not in row.settings
     }
@@ -88,8 +90,14 @@ def _plan_step(
         values["seed"] = recipe.seed
     if "recipe" in cls.model_fields and "recipe" not in values:
         values["recipe"] = recipe.name
-    settings = leave_out(parse_settings(cls, values, row.name), removed)
-    return name_step(row.name, row.do, settings, parents, chosen)
+    return parse_settings(cls, values, row.name), chosen
+
+
+def _plan_step(
+    row: RecipeStep, recipe: Recipe, parents: dict[str, str], removed: Sequence[dict[str, Any]]
+) -> PlannedStep:
+    settings, chosen = settings_of(row, recipe)
+    return name_step(row.name, row.do, leave_out(settings, removed), parents, chosen)
 
 
 def leave_out(settings: Settings, removed: Sequence[dict[str, Any]]) -> Settings:

@@ -1,6 +1,7 @@
 """athanor plan: what a recipe, or a published model, will cost before anything starts."""
 
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ MOST_EPOCHS = 4
 @click.command(
     epilog="\b\nExample:  athanor plan quickstart\n          athanor plan quickstart pretrain.steps=2000 --json\n"
     "          athanor plan quickstart --scale small\n"
+    "          athanor plan quickstart --scale 130b\n"
     "          athanor plan --model chatglm-6b --bits 4 --context 2048 --on 4090\n"
     "          athanor plan --model gpt3-175b --tokens 300e9 --on a100"
 )
@@ -59,11 +61,12 @@ def _plan_recipe(recipe: str, overrides: tuple[str, ...], scale: str | None, as_
     from athanor.recipes.estimate import forecast
     from athanor.recipes.recipe import load_recipe
     from athanor.recipes.runner import plan_recipe
+    from athanor.recipes.spread import planned_spread
 
     plan = plan_recipe(load_recipe(recipe, [*overrides, *([f"scale={scale}"] if scale else [])]))
-    cost = forecast(plan)
+    cost, spread = forecast(plan), planned_spread(plan)
     if as_json:
-        print_json(asdict(cost))
+        print_json(asdict(cost) | {"spread": None if spread is None else asdict(spread)})
         return
     rows = [[name, duration(one.seconds), size(one.memory), f"{quantity(one.flops)}FLOP" if one.flops else "–"]
             for name, one in cost.steps.items()]  # fmt: skip
@@ -83,6 +86,8 @@ def _plan_recipe(recipe: str, overrides: tuple[str, ...], scale: str | None, as_
         (say("pretraining reads it", "预训练通读次数"), _times(cost.epochs)),
     ]:
         click.echo(f"{label}: {value}")
+    if spread is not None:
+        _show_spread(spread)
     chosen = [
         [f"{planned.name}.{key}", str(choice.value), choice.reason]
         for planned in plan
@@ -94,6 +99,18 @@ def _plan_recipe(recipe: str, overrides: tuple[str, ...], scale: str | None, as_
         )
     click.echo("\n" + say("assumed:", "假设："))
     for line in cost.assumptions:
+        click.echo(f"  {line}")
+
+
+def _show_spread(spread: Any) -> None:
+    """Machines for a training that divides its model, and what each device holds, with the reason."""
+    from athanor.base.tables import size, text_table
+
+    rows = [[name, size(number), reason] for name, number, reason in spread.needs.lines()]
+    rows.append([say("together", "合计"), size(spread.needs.total), spread.sentence()])
+    header = [say("on each device", "每个设备"), say("memory", "内存"), say("because", "理由")]
+    click.echo("\n" + text_table(header, rows))
+    for line in spread.reasons():
         click.echo(f"  {line}")
 
 

@@ -34,11 +34,11 @@ def command(
     from athanor.base.progress import SilentProgress, make_progress
     from athanor.base.stopping import StopRequest
     from athanor.data.reading.removed import read_removed
-    from athanor.recipes.dial import require_runnable
     from athanor.recipes.processes import among_others, join_others
     from athanor.recipes.recipe import load_recipe
     from athanor.recipes.resolved import describe_plan, resolved_yaml, until_step
     from athanor.recipes.runner import follow_recipe, plan_recipe, run_recipe
+    from athanor.recipes.spread import require_room
     from athanor.store.artifact import find_store
 
     stop = StopRequest().listen()
@@ -49,7 +49,7 @@ def command(
     if dry_run:
         print_json(describe_plan(loaded, plan)) if as_json else click.echo(resolved_yaml(loaded, plan), nl=False)
         return
-    require_runnable(loaded.scale)
+    require_room(plan)
     if among_others() and not join_others(plan):
         follow_recipe(plan, place, SilentProgress(stop))
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from athanor.base.progress import SilentProgress
 from athanor.data.packing.batches import Batches
@@ -19,8 +20,12 @@ from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.training.loop import train
 from athanor.training.objective import Objective
+from athanor.training.objectives.classification import classification_loss
+from athanor.training.objectives.mixed import Task, mixed_batch, mixed_loss
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
+from athanor.training.objectives.sequence_to_sequence import pair_batch, pair_of, sequence_loss
 from athanor.training.settings import LoopSettings
+from tests.training import test_classification, test_seq2seq
 from tests.training.pretraining import HIDING, ready, settings_of
 
 FOLDER = Path(__file__).parent
@@ -104,3 +109,43 @@ def test_every_objective_follows_its_golden_curve(name: str, tmp_path: Path, one
     found = [row["loss"] for row in train(model, objective, settings, tmp_path, SilentProgress(), name)]
     assert sum(found[-5:]) / 5 < 0.6 * np.log(12)
     compare(found, FOLDER / f"{name}.json", 1e-3, 0.05)  # the rate is high: small differences grow
+
+
+def sequence_to_sequence() -> tuple[nn.Module, Objective]:
+    """Eight sources to be written backwards."""
+    model = test_seq2seq.m2m()
+    signs, numbers = test_seq2seq.SIGNS, np.random.default_rng(4)
+    sources = [numbers.integers(5, 50, 6).tolist() for _ in range(8)]
+    batch = pair_batch([pair_of(ids, ids[::-1], signs) for ids in sources], signs, CPU)
+    return model, Objective(lambda step, rank, world: batch, sequence_loss(0.1), 100)
+
+
+def classification() -> tuple[nn.Module, Objective]:
+    """Three pairs of texts, alike or not."""
+    model = test_classification.network(2)
+    batch = test_classification.batch("similarity", test_classification.PAIRS, [0, 1, 0])
+    return model, Objective(lambda step, rank, world: batch, classification_loss("similarity"), 100)
+
+
+def several_tasks() -> tuple[nn.Module, Objective]:
+    """The eight sources backwards, and forwards with another weight."""
+    model, one = sequence_to_sequence()
+    signs = test_seq2seq.SIGNS._replace(target=52)
+    ids = np.random.default_rng(9).integers(5, 50, (8, 6)).tolist()
+    other = pair_batch([pair_of(row, row, signs) for row in ids], signs, CPU)
+    tasks = {
+        "back": Task(one.batch, sequence_loss()),
+        "copy": Task(lambda step, rank, world: other, sequence_loss(), weight=2.0),
+    }
+    return model, Objective(mixed_batch(tasks, 10), mixed_loss(tasks), 200)
+
+
+@pytest.mark.parametrize("make", [sequence_to_sequence, classification, several_tasks])
+def test_what_learns_from_examples_follows_its_golden_curve(
+    make: Callable[[], tuple[nn.Module, Objective]], tmp_path: Path, one_thread: None
+) -> None:
+    settings = LoopSettings(steps=40, rows=8, learning_rate=0.002, optimizer="adamw", schedule="linear", warmup=5)
+    model, objective = make()
+    found = [row["loss"] for row in train(model, objective, settings, tmp_path, SilentProgress(), "x")]
+    assert sum(found[-5:]) < 0.8 * sum(found[:5]), "it learns"
+    compare(found, FOLDER / f"{make.__name__}.json", 1e-3, 0.05)

@@ -60,7 +60,7 @@ def test_a_killed_process_stops_the_others_and_another_engine_goes_on_from_there
     process = start(store, "pretrain.engine=fsdp2", "pretrain.processes=2")
     wait_for_rows(store, 4, process)
     process_of(process, 1).send_signal(signal.SIGKILL)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == EXIT_FAILED, said
     assert "process 1 of 2 was killed (SIGKILL)" in said and "run the same command again" in said
     assert "Traceback" not in said
@@ -68,7 +68,7 @@ def test_a_killed_process_stops_the_others_and_another_engine_goes_on_from_there
     process = start(store, "pretrain.engine=tensor", "pretrain.processes=2")
     wait_for_rows(store, 10, process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == EXIT_STOPPED_BY_SYSTEM, said
     assert "going on at step" in said and "stopped by the system" in said
 
@@ -80,7 +80,7 @@ def test_torchrun_starts_all_again_when_one_is_killed_and_they_go_on(store: Path
     process = start(store, "pretrain.engine=ddp", before=agent)
     wait_for_rows(store, 4, process)
     process_of(process, 1).send_signal(signal.SIGKILL)
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 0, said
     assert "going on at step" in said
     assert [row["step"] for row in final_rows(store)] == list(range(STEPS))

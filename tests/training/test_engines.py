@@ -52,7 +52,7 @@ def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> N
         )
         for rank in range(count)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[0] for process in started]
+    said = [process.communicate(timeout=600)[0] for process in started]
     assert not any(process.returncode for process in started), "\n\n".join(said)
 
 
