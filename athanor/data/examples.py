@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_file, hash_json, read_json, write_json
@@ -95,6 +95,12 @@ class ExampleSettings(Settings):
     heldout_share: float = Field(default=0.1, gt=0, lt=1)
     max_rows: int | None = Field(default=None, ge=2)
     """Of each side; unset: all."""
+
+    @field_validator("names", "where", mode="before")
+    @classmethod
+    def _as_text(cls, given: Any) -> Any:
+        """YAML reads the 0 of {0: negative} as a number; a row's value is compared as it is written."""
+        return {str(key): str(value) for key, value in given.items()} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _fields_of_the_form(self) -> "ExampleSettings":

@@ -50,6 +50,18 @@ class Stage:
         if len(entry["examples"]) < EXAMPLES:
             entry["examples"].append({"source": source, "text": shorten(text)})
 
+    def add(self, other: "Stage") -> None:
+        """Count the documents of another stage of this name, which came behind those counted here."""
+        self.documents_in += other.documents_in
+        self.documents_out += other.documents_out
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        for reason, found in other.reasons.items():
+            entry = self.reasons.setdefault(reason, {"count": 0, "bytes": 0, "examples": []})
+            entry["count"] += found["count"]
+            entry["bytes"] += found["bytes"]
+            entry["examples"] = [*entry["examples"], *found["examples"]][:EXAMPLES]
+
     def as_row(self) -> dict[str, Any]:
         """The stage as a row of funnel.json, the most frequent reason first."""
         ranked = sorted(self.reasons.items(), key=lambda item: (-item[1]["count"], item[0]))
@@ -67,6 +79,11 @@ class Funnel:
 
     def __getitem__(self, name: str) -> Stage:
         return self.stages[name]
+
+    def add(self, other: "Funnel") -> None:
+        """Add the stages of another funnel to those of the same name."""
+        for name, stage in other.stages.items():
+            self.stages[name].add(stage)
 
     def reasons(self) -> list[tuple[str, int]]:
         """(reason, count) over all stages, the most frequent first."""

@@ -95,6 +95,10 @@ class Piece:
     data: bytes
     before: int
 
+    def describe(self) -> str:
+        """What messages call it."""
+        return f"{self.path}, {len(self.data)} bytes from byte {self.before} of its text on"
+
     def read(self, read: Callable[[bytes], Read]) -> Read:
         """What `read` makes of the lines.
 

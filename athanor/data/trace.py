@@ -7,7 +7,8 @@ from typing import Any
 from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
 from athanor.base.settings import parse_settings
-from athanor.data.cleaning.clean import CleanSettings, judge_one
+from athanor.data.cleaning.improve import judge_one
+from athanor.data.cleaning.settings import CleanSettings
 from athanor.data.document import Document
 from athanor.data.packing.order import ReadingOrder, plan_of
 from athanor.data.packing.pack import TokenFiles

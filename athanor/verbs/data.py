@@ -10,8 +10,9 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
+from athanor.base.workers import Engine, Workers, using
 from athanor.verbs.groups import group_of
-from athanor.verbs.options import json_option, print_json
+from athanor.verbs.options import json_option, print_json, workers_options
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
     "show": (
@@ -71,11 +72,13 @@ def command() -> None:
     "--score",
     help=say("with --keep best: the number in a row that says how good it is", "与 --keep best 合用：表示质量的字段"),
 )
+@workers_options
 @out_option
 @json_option
 def copies(
-    files: tuple[Path, ...], threshold: float, run: int, keep: str, score: str | None, out: Path, as_json: bool
-) -> None:
+    files: tuple[Path, ...], threshold: float, run: int, keep: str, score: str | None, workers: int | None,
+    engine: Engine, out: Path, as_json: bool,
+) -> None:  # fmt: skip
     """Remove exact and near copies: every removal is verified, none is below the threshold.
 
     OUT gets documents.jsonl (the lines that stay, byte for byte), duplicates.jsonl (what was removed, for what, and how
@@ -84,7 +87,8 @@ def copies(
     from athanor.data.copies.files import CopySettings, remove_copies
 
     settings = checked(CopySettings, threshold=threshold, run=run, keep=keep, score=score)
-    done = filled(out, lambda folder: remove_copies(readable(files), folder, settings))
+    with using(Workers(workers, engine)):
+        done = filled(out, lambda folder: _not_of_nothing(remove_copies(readable(files), folder, settings), files))
     show(
         out,
         done,
@@ -96,6 +100,12 @@ def copies(
             f"近似重复 {done['near_copies']:,} 篇",
         ),
     )
+
+
+def _not_of_nothing(done: dict[str, Any], files: tuple[Path, ...]) -> dict[str, Any]:
+    if not done["documents"]:
+        raise AthanorError(f"no document in {', '.join(map(str, files))}", fix="name files that hold some")
+    return done
 
 
 @command.command(

@@ -9,6 +9,7 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
+from athanor.base.workers import ENGINES
 from athanor.store.artifact import Artifact, Store, find_store
 
 if TYPE_CHECKING:
@@ -32,6 +33,22 @@ def json_option(function: Function) -> Function:
     """--json."""
     text = say("print the result as JSON for machines", "以 JSON 输出，供程序读取")
     return click.option("--json", "as_json", is_flag=True, help=text)(function)
+
+
+def workers_options(function: Function) -> Function:
+    """--workers N and --engine local|ray."""
+    processes = say(
+        "processes that do the corpus steps (ray: as many as the cluster has processors)",
+        "执行语料步骤的进程数（ray 默认用集群的全部处理器）",
+    )
+    engine = say(
+        "where they run: on this machine, or on a Ray cluster; the result is the same",
+        "在本机或 Ray 集群上执行，结果相同",
+    )
+    function = click.option("--engine", type=click.Choice(ENGINES), default="local", show_default=True, help=engine)(
+        function
+    )
+    return click.option("--workers", type=int, metavar="N", help=processes)(function)
 
 
 def print_json(value: Any) -> None:

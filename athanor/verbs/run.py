@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from athanor.base.words import say
-from athanor.verbs.options import json_option, print_json, store_option
+from athanor.base.workers import Engine, Workers, using
+from athanor.verbs.options import json_option, print_json, store_option, workers_options
 
 
 @click.command(
     epilog="\b\nExample:  athanor run quickstart\n          athanor run quickstart data.path=~/notes scale=nano\n"
+    "          athanor run gpt3data --workers 8\n"
     "          athanor run quickstart pretrain.engine=fsdp2 pretrain.processes=2\n"
     "          torchrun --nproc-per-node 8 -m athanor run quickstart pretrain.engine=ddp"
 )
@@ -19,11 +21,12 @@ from athanor.verbs.options import json_option, print_json, store_option
 @click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
 @click.option("--dry-run", is_flag=True, help=say("print the resolved recipe and stop", "只打印解析后的配方"))
 @click.option("--until", metavar="STEP", help=say("stop after this step", "运行到这一步为止"))
+@workers_options
 @store_option
 @json_option
 def command(
     recipe: str, overrides: tuple[str, ...], scale: str | None, dry_run: bool, until: str | None,
-    store: str | None, as_json: bool,
+    workers: int | None, engine: Engine, store: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Make every artifact that RECIPE (a shipped name or a .yaml file) needs and the store does not have yet.
 
@@ -54,7 +57,8 @@ def command(
         follow_recipe(plan, place, SilentProgress(stop))
         return
     progress = make_progress(stop)
-    made = run_recipe(loaded, plan, place, progress, _expect(plan, place, progress))
+    with using(Workers(workers, engine)):
+        made = run_recipe(loaded, plan, place, progress, _expect(plan, place, progress))
     if as_json:
         print_json({name: artifact.record for name, artifact in made.items()})
         return

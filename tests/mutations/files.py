@@ -71,7 +71,7 @@ CHANGES = (
     # adapters
     Change(
         "the rank is not stabilised",
-        "models/lora.py",
+        "models/adapters/lora.py",
         "return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)",
         "return alpha / rank",
         PEFT,
@@ -79,7 +79,7 @@ CHANGES = (
     ),
     Change(
         "the length is that of the frozen weight",
-        "models/lora.py",
+        "models/adapters/lora.py",
         "norm_P = self.sum(weight_PK).norm(dim=1)",
         "norm_P = weight_PK.float().norm(dim=1)",
         PEFT,
@@ -87,7 +87,7 @@ CHANGES = (
     ),
     Change(
         "the bias is stretched, too",
-        "models/lora.py",
+        "models/adapters/lora.py",
         "straight_XP = y_XP if bias_P is None else y_XP - bias_P",
         "straight_XP = y_XP if bias_P is None else y_XP - 0 * bias_P",
         PEFT,
@@ -95,15 +95,15 @@ CHANGES = (
     ),
     Change(
         "a merged weight keeps its length",
-        "models/lora.py",
-        "return summed_PK if self.length is None else summed_PK * self.stretch(weight_PK).float()[:, None]",
-        "return summed_PK",
+        "models/adapters/lora.py",
+        "whole_PK = summed_PK if self.length is None else summed_PK * self.stretch(weight_PK).float()[:, None]",
+        "whole_PK = summed_PK",
         PEFT,
         "computes_the_same_here and decomposed",
     ),
     Change(
         "inputs are left out while answering",
-        "models/lora.py",
+        "models/adapters/lora.py",
         "self.dropout, self.training)",
         "self.dropout, True)",
         PEFT,
@@ -111,7 +111,7 @@ CHANGES = (
     ),
     Change(
         "the length has a gradient through the matrices",
-        "models/lora.py",
+        "models/adapters/lora.py",
         "        with torch.no_grad():\n            norm_P",
         "        with torch.enable_grad():\n            norm_P",
         PEFT,
@@ -119,7 +119,7 @@ CHANGES = (
     ),
     Change(
         "matrices in the checkpoint's order are taken for ours",
-        "models/adapters.py",
+        "models/adapters/lora_files.py",
         "pieces[name] = Matrices(a_RK, place.to_ours(config, b_PR),",
         "pieces[name] = Matrices(a_RK, b_PR,",
         PEFT,
@@ -127,7 +127,7 @@ CHANGES = (
     ),
     Change(
         "the last of two patterns holds",
-        "models/adapters.py",
+        "models/adapters/lora_files.py",
         "if name not in found and pattern.matches(name):",
         "if pattern.matches(name):",
         PEFT,
@@ -135,7 +135,7 @@ CHANGES = (
     ),
     Change(
         "an alpha that is not said is another",
-        "models/adapters.py",
+        "models/adapters/lora_files.py",
         'alpha=record.get("lora_alpha", 8)',
         'alpha=record.get("lora_alpha", 16)',
         PEFT,
@@ -143,17 +143,17 @@ CHANGES = (
     ),
     Change(
         "settings we do not know are let through",
-        "models/adapters.py",
-        "unknown = sorted(set(record) - USED - SILENT - set(NEUTRAL))",
+        "models/adapters/layout.py",
+        "unknown = sorted(set(record) - used - SILENT)",
         "unknown = []",
         ADAPTERS,
         "refused_by_name",
     ),
     Change(
         "numbers that are not finite are let in",
-        "models/adapters.py",
-        "    if not bool(tensor.isfinite().all()):\n        raise",
-        "    if False:\n        raise",
+        "models/adapters/layout.py",
+        '    if not bool(tensor.isfinite().all()):\n        raise AthanorError(f"{path}',
+        '    if False:\n        raise AthanorError(f"{path}',
         ADAPTERS,
         "should_be",
     ),

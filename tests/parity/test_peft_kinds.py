@@ -196,6 +196,15 @@ def test_several_adapters_serve_the_rows_of_one_batch(tmp_path: Path) -> None:
     with pytest.raises(AthanorError, match="chosen for 4 rows, and 2 came"):
         model(IDS)
     select(model, None)
+    alone = model(IDS)
     attach(model, family, fresh_prefix(model, [3, 4]), "prefix")
+    attach(model, family, read_adapter(tmp_path / "lora", family, model.config), "behind the prefix")
+    again = extract(model, family, "behind the prefix")
+    assert again.pieces and list(again.pieces) == list(extract(model, family, "lora").pieces)
+    seen = {name: (select(model, name), model(IDS))[1] for name in ("lora", "behind the prefix", "prefix", None)}
+    torch.testing.assert_close(seen["behind the prefix"], seen["lora"], rtol=0, atol=0)
+    assert (seen["prefix"] - seen[None]).abs().max() > 0.01
+    drop(model, "behind the prefix")
+    torch.testing.assert_close((select(model, None), model(IDS))[1], alone, rtol=0, atol=0)
     with pytest.raises(AthanorError, match="serves whole batches"):
         select_rows(model, ("prefix", "lora"))

@@ -231,6 +231,12 @@ def test_fields_that_a_form_lacks_or_has_no_use_for_are_refused(settings: dict[s
         parse_settings(ExampleSettings, {"path": "x.jsonl", **settings}, "examples")
 
 
+def test_names_and_values_may_be_written_as_yaml_reads_them() -> None:
+    given = {"path": "x", "form": "classification", "label": "y", "names": {0: "no", 1: "yes"}, "where": {"set": 3}}
+    settings = parse_settings(ExampleSettings, given, "examples")
+    assert settings.names == {"0": "no", "1": "yes"} and settings.where == {"set": "3"}
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [

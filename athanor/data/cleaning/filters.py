@@ -265,7 +265,8 @@ def judge_pages(
 ) -> list[str | None]:
     """Judge many documents by the published rules of Gopher, C4 and FineWeb instead of our own, Chinese by its own.
 
-    For pages of the open web: the limits are stricter than `Thresholds`. Code keeps the rules for code.
+    For pages of the open web: the limits are stricter than `Thresholds`. Code keeps the rules for code. Other languages
+    are judged as English, which their reasons say: `languages: [en, zh]` leaves them out from the start.
 
     Args:
         documents: repaired, with their language; best hundreds at once.
@@ -287,5 +288,7 @@ def judge_pages(
             english.append(number)
     found = judge_texts([documents[number].text for number in english], published)
     for place, number in enumerate(english):
-        reasons[number] = next((kept[place] for kept in found.values() if kept[place] is not None), None)
+        reason = next((kept[place] for kept in found.values() if kept[place] is not None), None)
+        language = documents[number].language
+        reasons[number] = reason if reason is None or language == "en" else f"{language} as English: {reason}"
     return reasons

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from athanor.base import native
 from athanor.base.errors import AthanorError
+from athanor.base.textblock import TextBlock
+from athanor.data.cleaning import compiled
 from athanor.data.cleaning.language_features import features, letter_counts
 
 SAMPLE = 4_000  # characters looked at; a language does not hide behind them often
@@ -42,21 +45,42 @@ ENGLISH_SHARE = 0.12  # of the words; running English has 0.3 to 0.5, other Lati
 def guess_language(text: str) -> str:
     """'zh', 'ja', 'ko', 'en' or 'und'."""
     sample = text[:SAMPLE]
-    if not sample.isascii():
-        letters = len(LETTERS.findall(sample))
+    han = kana = hangul = words = letters = 0
+    if EASTERN_RUN.search(sample):
         han, kana, hangul = (len(script.findall(sample)) for script in (HAN, KANA, HANGUL))
-        # Two characters make about a word; a Chinese text about programs may hold many Latin words.
-        eastern = (han + kana + hangul) / 2
-        other = len(WORD.findall(sample)) - len(EASTERN_RUN.findall(sample))
-        if eastern and eastern >= EASTERN_SHARE * (eastern + max(0, other)):
-            if hangul > kana + han:
-                return "ko"
-            return "ja" if kana > 0.05 * (kana + han) else "zh"
-        if len(OTHER_LETTERS.findall(sample)) > 0.05 * letters:
-            return "und"
-    words = LATIN_WORD.findall(sample.lower())
-    known = sum(word in ENGLISH for word in words)
-    return "en" if words and known >= ENGLISH_SHARE * len(words) else "und"
+        words = len(WORD.findall(sample)) - len(EASTERN_RUN.findall(sample))
+    others = 0 if sample.isascii() else len(OTHER_LETTERS.findall(sample))
+    if others:
+        letters = len(LETTERS.findall(sample))
+    latin = LATIN_WORD.findall(sample.lower())
+    return _decide(han, kana, hangul, words, others, letters, len(latin), sum(map(ENGLISH.__contains__, latin)))
+
+
+def guess_languages(texts: list[str]) -> list[str]:
+    """The guess of each text; many at once are quicker."""
+    if not native.available():
+        return [guess_language(text) for text in texts]
+    found = []
+    for text, counts in zip(texts, compiled.letter_counts(TextBlock.of(texts), SAMPLE, ENGLISH), strict=True):
+        letters, han, kana, hangul, others, words, runs, latin, known, odd = counts
+        if odd:
+            found.append(guess_language(text))
+        else:
+            found.append(_decide(han, kana, hangul, words - runs, others, letters, latin, known))
+    return found
+
+
+def _decide(han: int, kana: int, hangul: int, words: int, others: int, letters: int, latin: int, known: int) -> str:
+    """The language by counts of characters and words; `words` are those of no eastern script."""
+    eastern = (han + kana + hangul) / 2  # two characters make about a word
+    # A Chinese text about programs may hold many Latin words.
+    if eastern and eastern >= EASTERN_SHARE * (eastern + max(0, words)):
+        if hangul > kana + han:
+            return "ko"
+        return "ja" if kana > 0.05 * (kana + han) else "zh"
+    if others > 0.05 * letters:
+        return "und"
+    return "en" if latin and known >= ENGLISH_SHARE * latin else "und"
 
 
 UNDETERMINED = "und"
@@ -139,8 +163,14 @@ def language_of(text: str) -> str:
     Han, kana and hangul decide as in `guess_language`, and so do the frequent words of English unless the model is
     sure of another language (short Dutch or Scots has many of them); everything else is what `identify` finds.
     """
-    guessed = guess_language(text)
-    if guessed in ("zh", "ja", "ko"):
-        return guessed
-    code, chance = identify([text])[0]
-    return guessed if guessed == "en" and (code == UNDETERMINED or chance < SURE) else code
+    return languages_of([text])[0]
+
+
+def languages_of(texts: list[str]) -> list[str]:
+    """The language of each text, as `language_of` says; many at once are quicker."""
+    found = guess_languages(texts)
+    asked = [number for number, guessed in enumerate(found) if guessed not in ("zh", "ja", "ko")]
+    for number, (code, chance) in zip(asked, identify([texts[number] for number in asked]), strict=True):
+        if found[number] != "en" or (code != UNDETERMINED and chance >= SURE):
+            found[number] = code
+    return found

@@ -14,7 +14,7 @@ from collections.abc import Callable
 MAIL_HOST = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}\b", re.ASCII)
 MAIL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+-]*[A-Za-z0-9_+-])?\Z")
 LONGEST_NAME = 64  # characters before the @ (RFC 5321, 4.5.3.1.1)
-VEILED_AT = re.compile(r"\s?[\[({<](?:at|AT|@)[\])}>]\s?")
+VEILED_AT = re.compile(r"[\[({<](?:at|AT|@)[\])}>]")
 VEILED_MAIL = re.compile(
     r"\b[A-Za-z0-9][A-Za-z0-9._%+-]{0,63}\s?[\[({<](?:at|AT|@)[\])}>]\s?"
     r"[A-Za-z0-9-]{1,63}(?:\s?(?:\.|[\[({<](?:dot|DOT|\.)[\])}>])\s?[A-Za-z0-9-]{1,63}){0,4}"

@@ -3,6 +3,10 @@
 import re
 import unicodedata
 
+from athanor.base import native
+from athanor.base.textblock import TextBlock
+from athanor.data.cleaning import compiled
+
 CONTROLS = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f"  # C0 and C1 but tab and line ends
     "\u200b\u2060\ufeff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ufdd0-\ufdef]"  # invisible, direction
@@ -28,5 +32,16 @@ def repair_text(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
     if " \n" in text or "\t\n" in text:
         text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
-    text = EMPTY_LINES.sub("\n\n\n", text)
+    return _trim(EMPTY_LINES.sub("\n\n\n", text))
+
+
+def repair_texts(texts: list[str]) -> list[str]:
+    """Each text repaired; many at once are quicker, for most need it at their ends only."""
+    if not native.available():
+        return [repair_text(text) for text in texts]
+    changes_D = compiled.may_change(TextBlock.of(texts)).tolist()
+    return [repair_text(text) if changes else _trim(text) for text, changes in zip(texts, changes_D, strict=True)]
+
+
+def _trim(text: str) -> str:
     return text.strip("\n").rstrip() + "\n" if text.strip() else ""

@@ -90,6 +90,7 @@ def decide(
         threshold: the least Jaccard similarity of a copy.
     """
     names, member_E = np.unique(rank_E, return_inverse=True)
+    del rank_E
     copies: list[Copy] = []
     while len(member_E):
         begins_E = np.ones(len(member_E), dtype=np.bool_)
@@ -99,7 +100,9 @@ def decide(
         never_second[member_E[~begins_E]] = False
         stays_E = never_second[heads_E]  # the group's best has no candidate before it in any group
         pair_E = (heads_E * len(names) + member_E)[stays_E & ~begins_E]
+        del heads_E, never_second  # as large as what came in
         pairs, shared = np.unique(pair_E, return_counts=True)  # all bands they share: the kept one heads all its groups
+        del pair_E
         pairs = pairs[shared >= LEAST_SHARED]
         kept, others = pairs // len(names), pairs % len(names)
         found = compare(names[kept], names[others])

@@ -6,22 +6,26 @@ document stands in the training text, or evaluation would measure memory.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 from pydantic import Field
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import write_records
 from athanor.base.settings import Settings
+from athanor.base.workers import current
 from athanor.data.copies.clusters import Copy
-from athanor.data.copies.deduplicate import NearCopyFinder, in_batches
+from athanor.data.copies.deduplicate import NearCopyFinder, Signed, in_batches, sign
 from athanor.data.copies.repeats import RepeatSettings, count_cut, cut_repeats, repeat_figures, repeat_funnel
 from athanor.data.copies.shingles import Places
 from athanor.data.document import Document
 from athanor.data.funnel import Funnel
+from athanor.data.lines import Piece, whole_lines
 from athanor.data.shards import ShardWriter, read_shards, shard_names
 from athanor.store.artifact import Artifact, several
 
@@ -60,11 +64,13 @@ def remove_corpus_copies(
     names: list[tuple[str, str, int]] = []  # id, source, bytes
     groups: list[int] = []
     with NearCopyFinder(work, settings.threshold, settings.run) as finder:
-        for group, document in _all_documents(corpus, others):
-            progress.advance(document.bytes / MEGA)
-            finder.add_one(document.text)
-            names.append((document.id, document.source, document.bytes))
-            groups.append(group)
+        signing = partial(_sign, settings.threshold, settings.run)
+        for group, signed, some in current().map(signing, _pieces(corpus, others), _describe):
+            progress.advance(int(signed.sizes_D.sum()) / MEGA)
+            finder.add_signed(signed)
+            sizes = signed.sizes_D.tolist()
+            names += [(name, source, size) for (name, source), size in zip(some, sizes, strict=True)]
+            groups += [group] * len(sizes)
         progress.finish()
         ranks_D = _ranks(np.array(groups), np.array([size for _, _, size in names]), settings.keep)
         copies = finder.find(ranks_D, lambda numbers: in_batches(_chosen(_all_documents(corpus, others), numbers)))
@@ -90,6 +96,27 @@ def _all_documents(corpus: Artifact, others: Mapping[str, Artifact]) -> Iterator
     for group, split in enumerate(SPLITS, 1):
         for document in read_shards(corpus, split):
             yield group, document
+
+
+def _pieces(corpus: Artifact, others: Mapping[str, Artifact]) -> Iterator[tuple[int, Piece]]:
+    """The same documents in the same order, as pieces of their files."""
+    shards = [(0, artifact, "train") for artifact in others.values()]
+    shards += [(group, corpus, split) for group, split in enumerate(SPLITS, 1)]
+    for group, artifact, split in shards:
+        for name in shard_names(artifact, split):
+            for piece in whole_lines(artifact.file(name)):
+                yield group, piece
+
+
+def _describe(item: tuple[int, Piece]) -> str:
+    return item[1].describe()
+
+
+def _sign(threshold: float, run: int, item: tuple[int, Piece]) -> tuple[int, Signed, list[tuple[str, str]]]:
+    """The group, keys and sizes, ids and sources of a piece's documents; for any worker."""
+    group, piece = item
+    rows = piece.read(lambda data: [orjson.loads(line) for line in data.split(b"\n") if line])
+    return group, sign([row["text"] for row in rows], threshold, run), [(row["id"], row["source"]) for row in rows]
 
 
 def _ranks(groups_D: Places, sizes_D: Places, keep: str) -> Places:

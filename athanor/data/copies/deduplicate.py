@@ -4,13 +4,14 @@ A document is removed only when the exact Jaccard similarity of its word runs to
 the threshold: no chain of similar pairs, no estimate, removes anything. What a word and a run is: `shingles`. The
 outcome does not depend on how documents are batched.
 
-Memory: under 64 bytes per document, 100 per candidate, 20 MB for a batch of ordinary documents (15 to 31 bytes per byte
-of one that is longer). On disk beside the result: the band keys (128 bytes per document at the threshold 0.7) and the
-runs of the candidates (8 bytes each). The band keys are read from disk one band at a time, so their size is no limit.
+Memory: 64 bytes per document, or 32 and `minhash.SORT_BYTES` where that is less; 100 per candidate, and 1,100 where all
+are copies of one; 20 MB for a batch of ordinary documents (15 to 31 bytes per byte of a longer one). On disk beside the
+result: the band keys (128 bytes per document at the threshold 0.7) and the runs of the candidates (8 bytes each).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from athanor.base import native
 from athanor.data.copies import compiled
 from athanor.data.copies.byteshingles import hash_runs
 from athanor.data.copies.clusters import Copy, Similarities, count_shared, decide, similarities
-from athanor.data.copies.minhash import BandFile, BandMaker, shared_bands
+from athanor.data.copies.minhash import SORT_BYTES, BandFiles, BandMaker, Keys, shared_bands
 from athanor.data.copies.shingles import Hashes, Places
 from athanor.data.lines import Texts, as_block, as_list
 
@@ -69,6 +70,33 @@ class ShingleFile:
         return count(self._runs, self._starts, left_N, right_N)
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What is looked up of some documents: key_DB of `minhash`, and their sizes in bytes of UTF-8."""
+
+    keys_DB: Keys
+    sizes_D: Places
+
+    def chosen(self, numbers: Places) -> "Signed":
+        """Of the documents with these numbers only."""
+        return Signed(self.keys_DB[numbers], self.sizes_D[numbers])
+
+
+@cache
+def make_bands(threshold: float) -> BandMaker:
+    """The maker of band keys for a threshold."""
+    return BandMaker(threshold)
+
+
+def sign(texts: Texts, threshold: float, run: int) -> Signed:
+    """Sign texts; batches of 256 KB are quickest."""
+    if native.available():
+        block = as_block(texts)
+        return Signed(make_bands(threshold).of_block(block, run), block.sizes_D)
+    batch = hash_runs(as_list(texts), run)
+    return Signed(make_bands(threshold)(batch), batch.bytes_D)
+
+
 def in_batches(texts: Iterable[str], most: int = BATCH_LETTERS) -> Iterator[list[str]]:
     """Lists of whole texts, each list of about `most` letters."""
     batch: list[str] = []
@@ -91,8 +119,7 @@ class NearCopyFinder:
 
     def __init__(self, folder: Path, threshold: float, run: int):
         self.threshold, self.run = threshold, run
-        self._make_bands = BandMaker(threshold)
-        self._bands = BandFile(folder / "bands.bin", self._make_bands.bands)
+        self._bands = BandFiles(folder, make_bands(threshold).bands)
         self._sets = ShingleFile(folder / "runs.bin")
         self._waiting: list[str] = []
         self._waiting_letters = 0
@@ -119,14 +146,14 @@ class NearCopyFinder:
 
     def add(self, texts: Texts) -> Places:
         """Take the next documents and return their sizes in bytes of UTF-8; batches of 256 KB are quickest."""
+        signed = sign(texts, self.threshold, self.run)
+        self.add_signed(signed)
+        return signed.sizes_D
+
+    def add_signed(self, signed: Signed) -> None:
+        """Take the next documents by their keys."""
         self._flush()
-        if native.available():
-            block = as_block(texts)
-            self._bands.append(self._make_bands.of_block(block, self.run))
-            return block.sizes_D
-        batch = hash_runs(as_list(texts), self.run)
-        self._bands.append(self._make_bands(batch))
-        return batch.bytes_D
+        self._bands.append(signed.keys_DB)
 
     def _store_sets(self, texts: Texts) -> None:
         if native.available():
@@ -136,17 +163,20 @@ class NearCopyFinder:
             sets = hash_runs(as_list(texts), self.run).sets()
             self._sets.append(np.concatenate(sets), np.fromiter(map(len, sets), dtype=np.int64, count=len(sets)))
 
-    def find(self, ranks_D: Places, read_batches: Callable[[Places], Iterable[Texts]]) -> list[Copy]:
+    def find(
+        self, ranks_D: Places, read_batches: Callable[[Places], Iterable[Texts]], sort_bytes: int = SORT_BYTES
+    ) -> list[Copy]:
         """The documents to remove, in order of their numbers, each with the document that stays for it.
 
         Args:
             ranks_D: each document's rank, a permutation of 0 to D - 1; of two copies the lower rank stays.
             read_batches: gives the texts of the documents with these numbers, which are in ascending order.
+            sort_bytes: memory for sorting keys; less of it costs passes over the disk and changes nothing else.
         """
         self._flush()
         numbers_D = np.argsort(ranks_D)  # by rank
-        group_E, rank_E = shared_bands(self._bands, ranks_D)
-        candidates = np.unique(numbers_D[rank_E])
+        shared = [*shared_bands(self._bands, ranks_D, sort_bytes)]
+        candidates = np.unique(numbers_D[shared[1]])
         for batch in read_batches(candidates):
             self._store_sets(batch)
         assert len(self._sets.sizes) == len(candidates), "as many texts as asked for"
@@ -157,7 +187,7 @@ class NearCopyFinder:
 
         copies = [
             Copy(int(numbers_D[copy.removed]), int(numbers_D[copy.kept]), copy.similarity)
-            for copy in decide(group_E, rank_E, compare, self.threshold)
+            for copy in decide(shared.pop(0), shared.pop(0), compare, self.threshold)  # it frees them
         ]
         return sorted(copies, key=lambda copy: copy.removed)
 

@@ -7,7 +7,7 @@ written as it was, and the names of the copies are read. Memory: 24 bytes per do
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +21,12 @@ from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
 from athanor.base.records import write_records
 from athanor.base.settings import Settings
+from athanor.base.workers import current
 from athanor.data.copies.clusters import Copy
-from athanor.data.copies.deduplicate import NearCopyFinder, rank_by
+from athanor.data.copies.deduplicate import NearCopyFinder, Signed, rank_by, sign
 from athanor.data.copies.shingles import Places
 from athanor.data.funnel import Funnel, Stage
-from athanor.data.lines import COMPRESSED, LineBlock, open_bytes, read_line_blocks, read_lines
+from athanor.data.lines import COMPRESSED, LineBlock, Piece, open_bytes, read_lines, whole_lines
 
 DOCUMENTS, DUPLICATES = "documents.jsonl", "duplicates.jsonl"
 PIECE, GAP = 1 << 20, 1 << 16  # bytes read at once, and bytes between two pieces that are read rather than skipped
@@ -74,16 +75,48 @@ def remove_copies(sources: Sequence[Path], folder: Path, settings: CopySettings)
     try:
         with TemporaryDirectory(dir=folder, prefix=".copies-") as work:
             with NearCopyFinder(Path(work), settings.threshold, settings.run) as finder:
-                for block in chain.from_iterable(file.read_blocks() for file in files):
-                    seen.sizes.append(finder.add(block.texts))
-                    if settings.score is not None:
-                        seen.scores.append(np.array([_score(row, settings.score) for row in block.rows()]))
+                for found in current().map(partial(_look_at, settings), _pieces(files), _describe):
+                    files[found.file].add(found.starts_D, found.ends_D)
+                    finder.add_signed(found.signed)
+                    seen.sizes.append(found.signed.sizes_D)
+                    seen.scores.append(found.scores_D)
                 sizes_D = np.concatenate([np.zeros(0, dtype=np.int64), *seen.sizes])
                 ranks_D = _ranks(settings.keep, sizes_D, seen.scores)
                 copies = finder.find(ranks_D, lambda numbers: (block.texts for block in _read(files, numbers)))
         return _write(files, folder, sizes_D, copies)
     except OSError as problem:
         raise explain_disk_error(problem, folder) from problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What the first reading finds in a piece: where its documents lie in their file, their keys, their scores."""
+
+    file: int
+    starts_D: Places
+    ends_D: Places
+    signed: Signed
+    scores_D: NDArray[np.float64]
+
+
+def _pieces(files: Sequence["Source"]) -> Iterator[tuple[int, Piece]]:
+    """The files' pieces, with the number of their file."""
+    return ((number, piece) for number, file in enumerate(files) for piece in whole_lines(file.path))
+
+
+def _describe(item: tuple[int, Piece]) -> str:
+    return item[1].describe()
+
+
+def _look_at(settings: CopySettings, item: tuple[int, Piece]) -> _Looked:
+    """The first reading of a piece; for any worker."""
+    number, piece = item
+    block = piece.read(read_lines)
+    wanted = settings.score
+    scores = [] if wanted is None else [_score(row, wanted) for row in block.rows()]
+    signed = sign(block.texts, settings.threshold, settings.run)
+    place = piece.before
+    return _Looked(number, block.starts_D + place, block.ends_D + place, signed, np.array(scores, dtype=np.float64))
 
 
 class Source:
@@ -94,14 +127,10 @@ class Source:
         self._starts: list[Places] = []
         self._ends: list[Places] = []
 
-    def read_blocks(self) -> Iterator[LineBlock]:
-        """The documents in blocks; empty lines are passed over."""
-        place = 0
-        for block in read_line_blocks(self.path):
-            self._starts.append(block.starts_D + place)
-            self._ends.append(block.ends_D + place)
-            place += len(block.data)
-            yield block
+    def add(self, starts_D: Places, ends_D: Places) -> None:
+        """Note where the next documents' lines lie."""
+        self._starts.append(starts_D)
+        self._ends.append(ends_D)
 
     @cached_property
     def starts_D(self) -> Places:

@@ -7,12 +7,14 @@ Banding: Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.4. Two doc
 of `rows` bins with probability s^rows. Candidates are those that agree in two bands at least: of all pairs at the
 threshold 0.7 that finds 99.8 %, and at 0.3 one pair in 36, where one band alone would name one in 4.
 
-Memory: 4 bytes per band and document, on disk (32 bands at the threshold 0.7: 128 bytes); 16 bytes per document while
-one band is sorted.
+Memory: 4 bytes per band and document, on disk (32 bands at the threshold 0.7: 128 bytes). One band is sorted at a time,
+32 bytes per document; where that is more than SORT_BYTES, a band is read several times, a range of keys each time.
 
 Shapes: D documents, P bins, W words of a batch, B bands, E entries (a document in a band it shares), G groups.
 """
 
+from collections.abc import Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,9 @@ SEED = 0x5EED
 EMPTY = np.uint32(0xFFFFFFFF)
 LEAST_SHARED = 2  # bands in which candidates agree
 WANTED_MISS = 2e-3  # of pairs exactly at the threshold
+SORT_BYTES = 1 << 30  # of memory for sorting one band
+SORTED_BYTES = 32  # of memory per key while it is sorted
+READ_KEYS = 1 << 14  # keys of a band read at once
 Keys = NDArray[np.uint32]
 
 
@@ -101,48 +106,70 @@ class BandMaker:
             rows, columns = rows[still], columns[still]
 
 
-class BandFile:
-    """The band keys of all documents in one file on disk, in the order of the documents."""
+class BandFiles:
+    """The band keys of all documents on disk, a file for each band, in the order of the documents."""
 
-    def __init__(self, path: Path, bands: int):
-        self.path, self.bands = path, bands
+    def __init__(self, folder: Path, bands: int):
+        self.paths = [folder / f"band-{number:03d}.bin" for number in range(bands)]
         self.documents = 0
-        self._file = open(path, "wb")
+        self._files = [open(path, "wb") for path in self.paths]
 
-    def __enter__(self) -> "BandFile":
+    def __enter__(self) -> "BandFiles":
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
 
     def append(self, keys_DB: Keys) -> None:
         """Store the keys of the next documents."""
-        self._file.write(np.ascontiguousarray(keys_DB, dtype=np.uint32).tobytes())
+        for file, key_D in zip(self._files, np.ascontiguousarray(keys_DB.T, dtype=np.uint32), strict=True):
+            file.write(key_D)
         self.documents += len(keys_DB)
 
-    def band(self, number: int) -> Keys:
-        """key_D of one band."""
-        self._file.flush()
-        if not self.documents:
-            return np.zeros(0, dtype=np.uint32)
-        keys_DB = np.memmap(self.path, dtype=np.uint32, mode="r", shape=(self.documents, self.bands))
-        return np.array(keys_DB[:, number])
+    def read(self, number: int) -> Iterator[tuple[int, Keys]]:
+        """(first document, key_D) of one band, some documents at a time."""
+        self._files[number].flush()
+        with open(self.paths[number], "rb") as file:
+            first = 0
+            while data := file.read(READ_KEYS * 4):
+                yield first, np.frombuffer(data, dtype=np.uint32)
+                first += len(data) // 4
 
 
-def shared_bands(bands: BandFile, ranks_D: Places) -> tuple[Places, Places]:
+def _sorted_entries(bands: BandFiles, number: int, ranks_D: Places, sort_bytes: int) -> Iterator[Hashes]:
+    """Keys of one band, each with its document's rank, in order; equal keys come in the same array.
+
+    Keys are hashes, spread evenly: each pass over the band takes a range of them that fits into the memory.
+    """
+    passes = max(1, -(-bands.documents * SORTED_BYTES // sort_bytes))
+    limits = [(1 << 32) * step // passes for step in range(passes + 1)]
+    for low, high in pairwise(limits):
+        found = []
+        for first, keys_D in bands.read(number):
+            chosen = np.flatnonzero((keys_D >= max(low, 1)) & (keys_D <= high - 1))  # 0: no words
+            entries = keys_D[chosen].astype(np.uint64) << np.uint64(32)
+            entries |= ranks_D[first : first + len(keys_D)][chosen].astype(np.uint64)
+            found.append(entries)
+        entries = np.concatenate([np.zeros(0, dtype=np.uint64), *found])
+        del found
+        entries.sort()
+        yield entries
+
+
+def shared_bands(bands: BandFiles, ranks_D: Places, sort_bytes: int = SORT_BYTES) -> tuple[Places, Places]:
     """(group_E, rank_E): for every band that documents share, who shares it, best rank first.
 
     Args:
         bands: the keys of all documents.
         ranks_D: each document's rank, a permutation of 0 to D - 1: the copy of lower rank stays.
+        sort_bytes: memory for sorting; the result does not depend on it.
     """
     groups: list[Places] = []
     members: list[Places] = []
     used = 0
-    for number in range(bands.bands):
-        keys_D = bands.band(number)
-        entries: Hashes = (keys_D.astype(np.uint64) << np.uint64(32)) | ranks_D.astype(np.uint64)
-        entries = np.sort(entries[keys_D != 0])
+    sorted_ones = (_sorted_entries(bands, number, ranks_D, sort_bytes) for number in range(len(bands.paths)))
+    for entries in chain.from_iterable(sorted_ones):
         same = (entries[1:] >> np.uint64(32)) == (entries[:-1] >> np.uint64(32))
         shared = np.zeros(len(entries), dtype=np.bool_)
         shared[1:] |= same
@@ -153,7 +180,14 @@ def shared_bands(bands: BandFile, ranks_D: Places) -> tuple[Places, Places]:
         used += len(entries)
         groups.append(group_E)
         members.append((entries[shared] & np.uint64(0xFFFFFFFF)).astype(np.int64))
-    return drop_rare(np.concatenate(groups), np.concatenate(members))
+    return drop_rare(_join(groups), _join(members))
+
+
+def _join(parts: list[Places]) -> Places:
+    """All parts in one array; the list is emptied, for it holds as much memory as the result."""
+    joined = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+    parts.clear()
+    return joined
 
 
 def drop_rare(group_E: Places, member_E: Places) -> tuple[Places, Places]:
@@ -164,8 +198,10 @@ def drop_rare(group_E: Places, member_E: Places) -> tuple[Places, Places]:
         left_E = np.zeros(before, dtype=np.bool_)
         left_E[1:] |= same
         left_E[:-1] |= same
-        group_E, member_E = group_E[left_E], member_E[left_E]
-        often_E = np.bincount(member_E)[member_E] >= LEAST_SHARED
-        group_E, member_E = group_E[often_E], member_E[often_E]
+        if not left_E.all():
+            group_E, member_E = group_E[left_E], member_E[left_E]
+        often_E = (np.bincount(member_E) >= LEAST_SHARED)[member_E]
+        if not often_E.all():
+            group_E, member_E = group_E[often_E], member_E[often_E]
         if len(group_E) == before:
             return group_E, member_E

@@ -10,6 +10,7 @@ Shapes: N tokens, D documents.
 import bisect
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from athanor.base.parallel import in_threads, processors
 from athanor.base.progress import Progress
 from athanor.base.records import open_compressed, read_records
 from athanor.base.settings import Settings
+from athanor.base.workers import current
 from athanor.data.document import Document
 from athanor.data.funnel import Funnel, Stage
 from athanor.data.lines import Piece, as_block, read_lines, whole_lines
@@ -140,11 +142,15 @@ def _packed(corpus: Artifact, split: str, tokenizer: Tokenizer, mark: int) -> It
     if encoder is None:
         yield from _packed_singly(read_shards(corpus, split), tokenizer, mark)
         return
-    pieces = chain.from_iterable(map(whole_lines, shards))
-    yield from in_threads(lambda piece: _pack_piece(piece, encoder, mark), pieces, processors())
+    pieces, pack = chain.from_iterable(map(whole_lines, shards)), partial(_pack_piece, encoder, mark)
+    workers = current()
+    if workers.engine == "local":  # the library lets go of the interpreter's lock, so threads do, which copy nothing
+        yield from in_threads(pack, pieces, workers.count or processors())
+    else:
+        yield from workers.map(pack, pieces, Piece.describe)
 
 
-def _pack_piece(piece: Piece, encoder: CompiledEncoder, mark: int) -> Packed:
+def _pack_piece(encoder: CompiledEncoder, mark: int, piece: Piece) -> Packed:
     block = piece.read(lambda data: read_lines(data, ("id", "source", "language")))
     texts = as_block(block.texts)
     ids_T, ends_D = encoder.encode_block(texts, mark)

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from athanor.base.files import hash_file, hash_json, hash_stream
 from athanor.base.progress import Progress
 from athanor.base.records import encode_record, open_text
 from athanor.base.settings import Settings
+from athanor.base.workers import current
 from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
+from athanor.data.reading.items import Item
 from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
 from athanor.data.reading.removed import text_hash
@@ -25,6 +29,9 @@ from athanor.store.artifact import Artifact
 
 PYTHON = "python:"
 MEGA = 1e6
+GROUP_BYTES = 1_000_000  # of files that a worker reads at once
+SIMPLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".pdf")
+PACKED_BYTES = 256_000  # of any other file: what is compressed may grow a lot
 
 
 class ReadSettings(Settings):
@@ -147,10 +154,44 @@ def _read_files(intake: _Intake) -> None:
         text_field=settings.text_field, keep_fields=settings.keep_fields,
     )  # fmt: skip
     intake.progress.start("read", total=sum(file.size for file in files if not file.problem) / MEGA, unit="MB")
+    groups = list(group_files(files))
+    workers = current()
+    read: Iterable[list[list[Item]] | None] = repeat(None)
+    if not workers.alone:
+        read = workers.map(partial(_read_group, limits), groups, lambda group: group[0].name)
+    for group, found in zip(groups, read, strict=False):
+        for number, file in enumerate(group):
+            if intake.full:
+                return
+            items = read_file(file, limits) if found is None else found[number]
+            intake.take(file.name, 0 if file.problem else file.size, items)
+
+
+def group_files(files: Iterable[SourceFile]) -> Iterator[list[SourceFile]]:
+    """The files in order, small neighbours together: up to a megabyte that a worker reads and hands over as a whole."""
+    group: list[SourceFile] = []
     for file in files:
-        if intake.full:
-            break
-        intake.take(file.name, 0 if file.problem else file.size, read_file(file, limits))
+        alone = not _is_small(file)
+        if group and (alone or sum(one.size for one in group) + file.size > GROUP_BYTES):
+            yield group
+            group = []
+        group.append(file)
+        if alone:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _is_small(file: SourceFile) -> bool:
+    if file.folder or file.captions or file.raw is not None:  # more than one file, or one that is far away
+        return False
+    return file.size <= (GROUP_BYTES if file.path.suffix.lower() in SIMPLE else PACKED_BYTES)
+
+
+def _read_group(limits: ReadLimits, group: list[SourceFile]) -> list[list[Item]] | None:
+    """The items of each file, for any worker; None where the file is large and is read bit by bit, by one process."""
+    return [list(read_file(file, limits)) for file in group] if all(map(_is_small, group)) else None
 
 
 def _read_python(intake: _Intake) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from athanor.base.errors import AthanorError
 from athanor.models.adapters.lora import Adapter, stacked
 from athanor.models.adapters.places import Place, every_place, frozen_layer, places
-from athanor.models.adapters.prefix import PrefixAdapter, Prefixed, attach_prefix
+from athanor.models.adapters.prefix import PrefixAdapter, Prefixed, attach_prefix, without_prefixes
 from athanor.models.adapters.scaling import ScalingAdapter
 from athanor.models.families import Family
 
@@ -161,7 +161,8 @@ def attach(model: nn.Module, family: Family, adapter: AnyAdapter, name: str = "a
         attach_prefix(model, adapter, name, train)
         settings_of(model)[name] = replace(adapter, numbers=adapter.numbers[:0])
     else:
-        attach_pieces(model, family, adapter, name, train)
+        with without_prefixes(model):
+            attach_pieces(model, family, adapter, name, train)
         settings_of(model)[name] = replace(adapter, pieces={})
     select(model, name)
 
@@ -251,7 +252,8 @@ def extract(model: nn.Module, family: Family, name: str) -> AnyAdapter:
     for piece, place in known.items():
         if place.kind == "head" and model.head is None:
             continue
-        layers = [model.get_submodule(one) for one in place.layers]
+        with without_prefixes(model):
+            layers = [model.get_submodule(one) for one in place.layers]
         own = [layer.adapters[name] for layer in layers if isinstance(layer, Adapted) and name in layer.adapters]
         if own and str(place.piece) in own[0]:
             numbers = [one[str(place.piece)].numbers() for one in own]

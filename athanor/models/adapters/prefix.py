@@ -8,7 +8,8 @@ They are where so many tokens before the text would be: every text of a row begi
 Shape letters as in `transformer.py`; L layers, P positions of the prefix, E hidden width of the small network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -161,6 +162,20 @@ def attach_prefix(model: LanguageModel, adapter: PrefixAdapter, name: str, train
         if not isinstance(block.attention, Prefixed):
             block.attention = Prefixed(block.attention).train(block.training)
         block.attention.adapters[name] = made
+
+
+@contextmanager
+def without_prefixes(model: nn.Module) -> Iterator[None]:
+    """For a moment the layers of attention stand where they stood before prefixes were put on them."""
+    blocks = model.trunk.blocks if isinstance(model, LanguageModel) else ()
+    hidden = [(block, block.attention) for block in blocks if isinstance(block.attention, Prefixed)]
+    for block, wrapping in hidden:
+        block.attention = wrapping.base
+    try:
+        yield
+    finally:
+        for block, wrapping in hidden:
+            block.attention = wrapping
 
 
 def refuse_no_room(model: LanguageModel, tokens: int) -> None:

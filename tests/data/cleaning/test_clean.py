@@ -6,7 +6,8 @@ import pytest
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
 from athanor.base.records import read_records
-from athanor.data.cleaning.clean import CleanSettings, choose_heldout, clean_documents, normalised_hash
+from athanor.data.cleaning.clean import CleanSettings, choose_heldout, clean_documents
+from athanor.data.cleaning.improve import normalised_hash
 from athanor.data.packing.batches import Batches
 from athanor.data.packing.pack import PackSettings, TokenFiles, pack_documents
 from athanor.data.reading.read import ReadSettings, read_documents

@@ -1,5 +1,6 @@
 import random
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.data.copies.byteshingles import hash_runs
-from athanor.data.copies.deduplicate import NearCopyFinder, find_near_copies, in_batches, rank_by
-from athanor.data.copies.minhash import BandFile, BandMaker, chance_found, choose_bands
+from athanor.data.copies.deduplicate import NearCopyFinder, ShingleFile, find_near_copies, in_batches, rank_by
+from athanor.data.copies.minhash import BandFiles, BandMaker, chance_found, choose_bands
 from athanor.data.copies.shingles import find_words, jaccard, runs, shingles
 
 HAN = "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
@@ -243,19 +244,62 @@ def test_signatures_estimate_the_similarity(language, shortest, longest):
 
 def test_memory_per_document_is_what_is_stated(tmp_path):
     bands = choose_bands(0.7)[0]
-    with BandFile(tmp_path / "bands", bands) as file:
-        file.append(np.ones((1_000, bands), dtype=np.uint32))
-        file.band(0)
-        assert (tmp_path / "bands").stat().st_size == 128 * 1_000
-    import tracemalloc
-
+    with BandFiles(tmp_path, bands) as files:
+        files.append(np.ones((1_000, bands), dtype=np.uint32))
+        assert [len(keys) for _, keys in files.read(0)] == [1_000]
+    assert sum(path.stat().st_size for path in files.paths) == 128 * 1_000
     texts = [f"{number} " * 8 for number in range(8_000)]
     with NearCopyFinder(tmp_path, 0.7, 5) as finder:
         for start in range(0, len(texts), 500):
             finder.add(texts[start : start + 500])
         ranks = np.arange(len(texts))
+        np.unique(ranks)  # numpy imports more of itself the first time
         tracemalloc.start()
         finder.find(ranks, lambda numbers: in_batches(texts[n] for n in numbers))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 64 * len(texts)
+
+
+def near_copies(count: int) -> list[str]:
+    """Texts of one large cluster: the same words but for one."""
+    words = [f"word{number}" for number in range(60)]
+    return [" ".join([*words[:30], f"own{number}", *words[30:]]) for number in range(count)]
+
+
+def find_all(folder, texts, **more):
+    """The copies among texts, and the peak of memory that looking for them took."""
+    folder.mkdir()
+    with NearCopyFinder(folder, 0.7, 5) as finder:
+        for batch in in_batches(texts):
+            finder.add(batch)
+        np.unique(np.zeros(1))  # numpy imports more of itself the first time
+        tracemalloc.start()
+        copies = finder.find(np.arange(len(texts)), lambda numbers: in_batches(texts[n] for n in numbers), **more)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return copies, peak
+
+
+def test_a_tiny_memory_for_sorting_changes_nothing_but_the_passes(tmp_path):
+    texts, _ = planted("en", 300, 4, 60, 120)
+    texts = [*texts, *near_copies(40), "", "one", "one"]
+    whole, _ = find_all(tmp_path / "whole", texts)
+    assert len(whole) > 100
+    for number, sort_bytes in enumerate((32 * 2, 32 * 9, 32 * 100)):  # a pass for every two documents, nine, a hundred
+        assert find_all(tmp_path / str(number), texts, sort_bytes=sort_bytes)[0] == whole
+
+
+def test_one_huge_cluster_takes_the_stated_memory_and_one_comparison_each(tmp_path, monkeypatch):
+    texts, compared = near_copies(6_000), []
+    shared = ShingleFile.count_shared
+
+    def count(self, left, right):
+        compared.append(len(left))
+        return shared(self, left, right)
+
+    monkeypatch.setattr(ShingleFile, "count_shared", count)
+    copies, peak = find_all(tmp_path / "work", texts)
+    assert len(copies) == 5_999 and {copy.kept for copy in copies} == {0}
+    assert sum(compared) == 5_999  # all pairs would be eighteen million
+    assert peak < 1_200 * len(texts) + 5_000_000  # pairs are compared some megabytes at a time
