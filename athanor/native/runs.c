@@ -6,7 +6,7 @@
 #include "athanor.h"
 
 enum { SEPARATOR = 0, WORD = 1, ALONE = 2, SPECIAL = 4 }; /* byteshingles.py: classes of characters */
-enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, FEW = 24 };
+enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, FEW = 24, REPEAT_BITS = 10 };
 static const uint32_t NONE = 0xFFFFFFFF;
 static const uint64_t SPREAD = 0xBF58476D1CE4E5B9, LONGER = 0x94D049BB133111EB, RUN_BASE = 0xD6E8FEB86659FD93;
 
@@ -271,6 +271,40 @@ EXPORT int64_t athanor_run_sets(const uint8_t *data, const int64_t *ends, int64_
     }
     free(starts);
     free(sorted);
+    free(words);
+    return status;
+}
+
+/* Of each text three numbers: its words; how often its most frequent run of `width` words occurs; whether a run of
+   `wider` words occurs twice. special: as above; such a text has none. Returns 0, or -1 without memory. */
+EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int64_t documents, const uint8_t *classes,
+                                   const uint32_t *lower, int64_t width, int64_t wider, int64_t *numbers,
+                                   uint8_t *special) {
+    Letters letters = {classes, lower};
+    uint64_t *words = room_for_words(ends, documents), *runs = room_for_words(ends, documents);
+    uint64_t *sorted = room_for_words(ends, documents);
+    int64_t *starts = malloc(sizeof *starts * (((size_t)1 << REPEAT_BITS) + 1));
+    int64_t status = words && runs && sorted && starts ? 0 : OUT_OF_MEMORY;
+    for (int64_t d = 0; d < documents && !status; d++, numbers += 3) {
+        uint64_t *behind = hash_words(data + (d ? ends[d - 1] : 0), data + ends[d], &letters, words);
+        special[d] = behind == NULL;
+        int64_t count = behind ? behind - words : 0;
+        numbers[0] = count;
+        for (int number = 1; number < 3; number++) {
+            int64_t wide = number == 1 ? width : wider, most = 0, same = 0;
+            if (count) memcpy(runs, words, sizeof *runs * (size_t)count);
+            int64_t found = count < wide ? 0 : combine(runs, count, wide);
+            sort_random(runs, found, sorted, starts, REPEAT_BITS);
+            for (int64_t place = 0; place < found; place++) {
+                same = place && sorted[place] == sorted[place - 1] ? same + 1 : 1;
+                if (same > most) most = same;
+            }
+            numbers[number] = number == 1 ? most : most > 1;
+        }
+    }
+    free(starts);
+    free(sorted);
+    free(runs);
     free(words);
     return status;
 }

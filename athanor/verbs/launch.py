@@ -8,7 +8,6 @@ from athanor.base.words import say
 from athanor.verbs.options import store_option
 
 EXAMPLE = """\b
-
 Example:  athanor launch quickstart --on slurm --nodes 2 --gpus 8 --store /shared/store
           athanor launch quickstart --on k8s --image registry/athanor:1 --claim store --nodes 4 --gpus 8
           athanor launch quickstart --on ray --nodes 2 --gpus 8 --store /shared/store --submit

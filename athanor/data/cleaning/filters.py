@@ -12,7 +12,7 @@ from pydantic import Field
 from athanor.base.settings import Settings
 from athanor.data.cleaning.facts import Facts, repeated_share
 from athanor.data.document import Document
-from athanor.data.rules.chinese import ChineseLimits, judge_chinese
+from athanor.data.rules.chinese import ChineseLimits, judge_chinese_texts
 from athanor.data.rules.fast import judge_texts
 from athanor.data.rules.published import PublishedLimits
 
@@ -278,14 +278,17 @@ def judge_pages(
         The first reason to drop each document, None to keep it.
     """
     reasons: list[str | None] = [None] * len(documents)
-    english = []
+    english, chinese_ones = [], []
     for number, document in enumerate(documents):
         if document.kind == "code":
             reasons[number] = judge(Facts(document), code or Thresholds())
         elif document.language == "zh":
-            reasons[number] = judge_chinese(document.text, chinese)
+            chinese_ones.append(number)
         else:
             english.append(number)
+    judged = judge_chinese_texts([documents[number].text for number in chinese_ones], chinese)
+    for number, reason in zip(chinese_ones, judged, strict=True):
+        reasons[number] = reason
     found = judge_texts([documents[number].text for number in english], published)
     for place, number in enumerate(english):
         reason = next((kept[place] for kept in found.values() if kept[place] is not None), None)

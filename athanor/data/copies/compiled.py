@@ -47,6 +47,24 @@ def run_sets(block: TextBlock, width: int) -> tuple[Hashes, Places]:
     return runs_R, ends_D
 
 
+def run_repeats(block: TextBlock, width: int, wider: int) -> list[tuple[int, int, int] | None]:
+    """Of each text: its words, how often its most frequent run of `width` occurs, whether one of `wider` occurs twice.
+
+    None for the few texts whose letters the library cannot exchange one by one.
+    """
+    numbers_D3, special_D = np.empty((len(block), 3), dtype=np.int64), np.empty(len(block), dtype=np.uint8)
+    _call(
+        "athanor_run_repeats",
+        block,
+        width,
+        wider,
+        native.pointer(numbers_D3, np.int64),
+        native.pointer(special_D, np.uint8),
+    )
+    rows = zip(numbers_D3.tolist(), special_D.tolist(), strict=True)
+    return [None if special else (row[0], row[1], row[2]) for row, special in rows]
+
+
 def count_shared(runs_R: Hashes, starts_D: Places, left_N: Places, right_N: Places) -> Places:
     """How many runs the two sets of each pair share; set d is runs_R[starts_D[d] : starts_D[d + 1]]."""
     shared_N = np.empty(len(left_N), dtype=np.int64)

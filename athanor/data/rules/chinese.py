@@ -7,14 +7,17 @@ The limits were set on Chinese books, articles, verse and manuals of which at le
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from athanor.base import native
 from athanor.base.settings import Settings
+from athanor.base.textblock import TextBlock
+from athanor.data.copies.compiled import run_repeats
 from athanor.data.copies.shingles import find_words, runs
 from athanor.data.rules.repetition import occurred_before
 
@@ -28,6 +31,7 @@ DAMAGE = ("\ufffd", "锟斤拷", "烫烫烫", "屯屯屯")
 HAN_RUN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 FENCED = re.compile(r"^```.*?^```[^\n]*$", re.DOTALL | re.MULTILINE)
 LINE_BREAKS = re.compile(r"\n+")
+RUN, LONG_RUN = 4, 10  # characters whose repetition is counted
 Codes = NDArray[np.uint32]
 
 
@@ -95,13 +99,18 @@ def _encodable(character: str, codec: str) -> bool:
     return True
 
 
+def without_programs(text: str) -> str:
+    """The text without what stands between fences: a program in a manual is judged by other rules."""
+    return FENCED.sub("", text) if "```" in text else text
+
+
 class ChineseText:
     """One text and what the rules count in it."""
 
-    def __init__(self, text: str):
-        if "```" in text:
-            text = FENCED.sub("", text)  # a program in a manual is judged by other rules
-        self.text = text
+    def __init__(self, text: str, counted: tuple[int, int, int] | None = None):
+        """`counted`: of the text without programs, by the C library (`compiled.run_repeats` of RUN and LONG_RUN)."""
+        self.text = text = without_programs(text)
+        self.counted = counted
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         self.flags: NDArray[np.uint8] = chinese_flags()[codes]
         self.codes: Codes = codes
@@ -142,6 +151,9 @@ class ChineseText:
 
     def most_frequent_run(self, width: int) -> float:
         """Share of the text's characters in its most frequent run."""
+        if self.counted is not None and width == RUN:
+            words, most, _ = self.counted
+            return most * width / words if most > 2 and words - width + 1 >= 2 * width else 0.0
         found = np.sort(runs(self.words[0], width))
         if len(found) < 2 * width:
             return 0.0
@@ -151,6 +163,8 @@ class ChineseText:
 
     def repeated_runs(self, width: int) -> float:
         """Share of the words in runs that occurred before."""
+        if self.counted is not None and width == LONG_RUN and not self.counted[2]:
+            return 0.0
         hashes = self.words[0]
         found = runs(hashes, width)
         if not len(found):
@@ -259,12 +273,12 @@ def repeated_line_characters(text: ChineseText, limits: ChineseLimits) -> bool:
 
 def most_frequent_run(text: ChineseText, limits: ChineseLimits) -> bool:
     """Gopher: one phrase fills the text; four characters are about two words."""
-    return text.most_frequent_run(4) > limits.most_frequent_run
+    return text.most_frequent_run(RUN) > limits.most_frequent_run
 
 
 def repeated_runs(text: ChineseText, limits: ChineseLimits) -> bool:
     """Gopher: the same passages again; ten characters are about six words."""
-    return text.repeated_runs(10) > limits.repeated_runs
+    return text.repeated_runs(LONG_RUN) > limits.repeated_runs
 
 
 def classical(text: ChineseText, limits: ChineseLimits) -> bool:
@@ -297,8 +311,19 @@ RULES: tuple[tuple[str, Rule], ...] = (
 
 def judge_chinese(text: str, limits: ChineseLimits | None = None) -> str | None:
     """The first reason to drop a text in Chinese, None to keep it."""
+    return _judge(ChineseText(text), limits or ChineseLimits())
+
+
+def judge_chinese_texts(texts: Sequence[str], limits: ChineseLimits | None = None) -> list[str | None]:
+    """The same of each text; many at once are quicker."""
     limits = limits or ChineseLimits()
-    counted = ChineseText(text)
+    if not native.available():
+        return [judge_chinese(text, limits) for text in texts]
+    counted = run_repeats(TextBlock.of([without_programs(text) for text in texts]), RUN, LONG_RUN)
+    return [_judge(ChineseText(text, counts), limits) for text, counts in zip(texts, counted, strict=True)]
+
+
+def _judge(counted: ChineseText, limits: ChineseLimits) -> str | None:
     for reason, rule in RULES:
         if rule(counted, limits):
             return reason

@@ -13,6 +13,7 @@ from athanor.base.textblock import TextBlock
 from athanor.data.cleaning.compiled import may_change
 from athanor.data.cleaning.language import guess_language, guess_languages
 from athanor.data.cleaning.repair import repair_text, repair_texts
+from athanor.data.rules.chinese import ChineseLimits, judge_chinese, judge_chinese_texts
 from tests.conftest import REAL_DATA
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=f"no C library: {native.describe()}")
@@ -22,12 +23,17 @@ PARTS = [
     "\x85", "\u2028", "\u3000", "\xa0", "\u200b", "\ufeff", "\x00", "\x7f", "٣", "𠀀", "\U0002f800", "\U0001f600", ".",
     "these", "thousandfold",
 ]  # fmt: skip
+REPEATS = ChineseLimits(  # only what repeats is looked at
+    minimum_characters=0, han_share=0, common_characters=0, punctuation=(0, 1), stops=0, bare_lines=1,
+    repeated_lines=1, repeated_line_characters=1, most_frequent_run=0.1, repeated_runs=0.1,
+)  # fmt: skip
 texts = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=6)), max_size=30).map("".join)
 
 
 def check(documents: list[str]) -> None:
     assert repair_texts(documents) == [repair_text(text) for text in documents]
     assert guess_languages(documents) == [guess_language(text) for text in documents]
+    assert judge_chinese_texts(documents, REPEATS) == [judge_chinese(text, REPEATS) for text in documents]
 
 
 @settings(max_examples=100, deadline=None)
@@ -41,6 +47,24 @@ def test_every_character_alone_and_behind_a_letter():
     check(["".join(every[start : start + 8]) for start in range(0, len(every), 8)])
     behind = ["e" + letter + "a" for letter in every if unicodedata.category(letter) != "Lo"]
     assert repair_texts(behind) == [repair_text(text) for text in behind]
+
+
+def test_what_repeats_in_chinese_is_counted_alike():
+    some = [
+        "春眠不觉晓" * 3,
+        "处处闻啼鸟夜来风雨声花落知多少" * 2,
+        "一二三四" * 9 + "天地玄黄宇宙洪荒",
+        "甲乙丙丁",
+        "İ" + "甲乙丙丁" * 9,
+    ]
+    check(
+        [
+            text + more
+            for text in some
+            for more in ("", "。完", "```\n重复重复重复重复\n```", "日月盈昃辰宿列张寒来暑往" * 2)
+        ]
+    )
+    assert len(set(judge_chinese_texts(some, REPEATS))) == 3
 
 
 def test_a_sample_ends_where_it_does():
