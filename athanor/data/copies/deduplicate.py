@@ -4,7 +4,7 @@ A document is removed only when the exact Jaccard similarity of its word runs to
 the threshold: no chain of similar pairs, no estimate, removes anything. What a word and a run is: `shingles`. The
 outcome does not depend on how documents are batched.
 
-Memory: 64 bytes per document, or 32 and `minhash.SORT_BYTES` where that is less; 100 per candidate, and 1,100 where all
+Memory: 64 bytes per document, or 32 and `minhash.SORT_BYTES` where that is less; 100 per candidate, and 1,300 where all
 are copies of one; 20 MB for a batch of ordinary documents (15 to 31 bytes per byte of a longer one). On disk beside the
 result: the band keys (128 bytes per document at the threshold 0.7) and the runs of the candidates (8 bytes each).
 """
