@@ -1,6 +1,7 @@
 """Clean and dirty scores: a model that learnt leaked problems by heart shows it, and in the right place."""
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,8 @@ def test_the_report_of_a_run_shows_both_parts(journey: tuple[Path, dict], tmp_pa
         "  search: {do: decontaminate, from: {corpus: clean, tasks: {skills: skills}}, action: report}\n"
         "  evaluate: {from: {contamination: search}}\n"
     )
-    store, before = journey
+    store, before = tmp_path / "store", journey[1]
+    shutil.copytree(journey[0], store)  # other tests count what stands in the journey's own
     done = athanor("run", str(tmp_path / "mine.yaml"), *SMALLEST, store=store)
     assert done.stderr.count("already made") == len(before) - 2
     names = read_json(store / "names" / "mine.json")

@@ -129,11 +129,16 @@ def test_a_user_folder_of_mixed_kinds(tmp_path: Path) -> None:
     assert records["report"]["kind"] == "report"
 
 
-def test_every_shipped_recipe_resolves() -> None:
+def test_every_shipped_recipe_resolves(tmp_path: Path) -> None:
     from athanor.recipes.recipe import load_recipe, shipped_recipes
     from athanor.recipes.runner import plan_recipe
 
-    folders = {"gpt3data": ("raw.path=python:", "curated.path=python:")}  # this one needs two
+    reviews = tmp_path / "reviews.jsonl"
+    reviews.write_text('{"text": "warm and dry", "label": "good"}\n{"text": "it rained in", "label": "bad"}\n')
+    folders = {  # what these need to be told
+        "gpt3data": ("raw.path=python:", "curated.path=python:"),
+        "classify": (f"examples.path={reviews}",),
+    }
     for name in shipped_recipes():
         assert plan_recipe(load_recipe(name, SMALLEST if name == "quickstart" else folders.get(name, ())))
 

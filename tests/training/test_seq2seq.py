@@ -206,6 +206,7 @@ def run(
     return run_recipe(recipe, plan_recipe(recipe), Store(folder / "store"), SilentProgress())
 
 
+@pytest.mark.slow
 def test_two_planted_tasks_are_learnt_in_one_batch_told_apart_by_their_languages(tmp_path: Path) -> None:
     made = run(tmp_path, "{turn: turn, back: back}", 200, ", compare_every: 80, label_smoothing: 0.05")["learn"]
     rows = [json.loads(line) for line in made.file("metrics.jsonl").read_text().splitlines()]
