@@ -72,8 +72,18 @@ def test_a_device_holds_its_share_of_the_weights() -> None:
     assert one == HELD * count_parameters(config) and two == pytest.approx(one / 2, abs=1)
 
 
-def test_a_small_model_that_spreads_has_room() -> None:
-    require_room(plan_recipe(load_recipe("quickstart", ["pretrain.engine=fsdp2", "pretrain.processes=2"])))
+def test_a_small_model_that_spreads_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is let through, and the room is what decides: the same plan on a device of 1 MB is refused."""
+    plan = plan_recipe(load_recipe("quickstart", ["pretrain.engine=fsdp2", "pretrain.processes=2"]))
+    require_room(plan)
+    monkeypatch.setattr("athanor.recipes.spread.device_memory", lambda: 1e6)
+    with pytest.raises(AthanorError, match="here it has"):
+        require_room(plan)
+
+
+def test_an_engine_that_is_not_built_is_refused_before_anything_starts() -> None:
+    with pytest.raises(AthanorError, match=r"deepspeed is not built yet \(SPEC R3\)"):
+        plan_recipe(load_recipe("quickstart", ["pretrain.engine=deepspeed"]))
 
 
 def test_nano_is_as_it_was_measured():

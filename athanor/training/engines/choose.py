@@ -12,7 +12,6 @@ def open_engine(name: EngineName) -> Engine:
 
     Raises:
         AthanorError: the processes it needs are not there.
-        NotImplementedError: deepspeed (SPEC R3).
     """
     if name == "ddp":
         from athanor.training.engines.ddp import Ddp
@@ -26,6 +25,5 @@ def open_engine(name: EngineName) -> Engine:
         from athanor.training.engines.tensor import Tensors
 
         return Tensors()
-    if name == "deepspeed":
-        raise NotImplementedError("engine=deepspeed is not built yet (SPEC R3): fsdp2 divides the same (ZeRO, stage 3)")
+    assert name == "single", "the settings refuse what is not built"
     return Engine()
