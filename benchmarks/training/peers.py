@@ -142,7 +142,7 @@ class Contest:
         run = torch.compile(model) if compiled else model
         return self.plain(model, lambda ids: run(ids, ids)[1])
 
-    def litgpt(self, compiled: bool) -> Step:
+    def litgpt_model(self) -> torch.nn.Module:
         from litgpt.config import Config
         from litgpt.model import GPT
 
@@ -153,6 +153,10 @@ class Contest:
         )  # fmt: skip
         model = GPT(config)
         model.lm_head.weight = model.transformer.wte.weight
+        return model
+
+    def litgpt(self, compiled: bool) -> Step:
+        model = self.litgpt_model()
         run = torch.compile(model) if compiled else model
 
         def loss(ids: torch.Tensor) -> torch.Tensor:
