@@ -1,6 +1,6 @@
-"""Quality per minute: bits per byte of held-out text after so many CPU seconds, for our loop and the trainers people use.
+"""Quality per minute: bits per byte of held-out text after so many CPU seconds, ours and the trainers people use.
 
-    python benchmarks/training/quality.py ours hf litgpt nanochat --corpus TEXTS.jsonl.gz --minutes 10 --litgpt \\
+    python benchmarks/training/quality.py ours hf litgpt nanochat --corpus TEXTS.jsonl.gz --minutes 10 \\
         --nanochat FOLDER --out curves.jsonl
 
 All learn from the same tokens of one tokenizer, in rows drawn at random, on one thread, in bf16 (autocast over fp32
