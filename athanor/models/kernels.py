@@ -231,6 +231,14 @@ class Mask:
             first_T = (place_T - window + 1).clamp_min(0)
             starts_BT = first_T[None] if starts_BT is None else torch.maximum(starts_BT, first_T)
         self.length, self.causal, self.plain = length, causal, starts_BT is None and allowed_BTS is None
+        self.ranges: tuple[Tensor, Tensor] | None = (
+            None  # keys first to end - 1 of each query, (B or 1, T); None: others
+        )
+        if allowed_BTS is None and by_blocks(device):
+            first_BT = torch.zeros_like(place_T)[None] if starts_BT is None else starts_BT.contiguous()
+            end_BT = place_T[None] + 1 if causal else torch.full_like(place_T, length)[None]
+            end_BT = end_BT.expand_as(first_BT) if ends_BT is None else ends_BT
+            self.ranges = first_BT, end_BT.contiguous()
         self.allowed_BTS = allowed_BTS  # None: everybody attends to everybody
         if allowed_BTS is None and causal:
             self.allowed_BTS = (place_T[:, None] >= place_T)[None]
@@ -280,6 +288,8 @@ def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, s
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BTNH, k_BTKH, v_BTKH))
     # On a CPU torch's own kernel wins without gradients in float32, where no mask is to be read; else blocks do.
     if by_blocks(q_BTNH.device) and (learns or not mask.plain or q_BTNH.dtype != torch.float32):
+        if mask.ranges is not None and native_kernels.can_attend(q_BTNH, k_BTKH, v_BTKH):
+            return native_kernels.Attention.apply(q_BTNH, k_BTKH, v_BTKH, *mask.ranges, scale)
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if not mask.plain:

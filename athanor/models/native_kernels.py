@@ -152,3 +152,58 @@ def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[
     z = ctypes.c_double(z_loss)
     share(rows, logits_XV.numel(), lambda part, a, b: run(*given, a, b, vocabulary, z, half))
     return loss_X, log_sum_X
+
+
+@functools.cache
+def has_pairs() -> bool:
+    """Whether the processor multiplies pairs of bf16 numbers, as athanor/native/attention.c does."""
+    return native.available() and native.function("athanor_has_pairs")() == 1
+
+
+def can_attend(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> bool:
+    """Whether `Attention` knows these heads."""
+    inputs = (q_BTNH, k_BTKH, v_BTKH)
+    whole = all(x.dtype == torch.bfloat16 and x.stride(-1) == 1 for x in inputs)
+    return whole and q_BTNH.shape[-1] % 32 == 0 and usable(*inputs) and has_pairs()
+
+
+class Attention(Function):
+    """`kernels.plain_attention` where each query sees an unbroken range of keys; keeps no probabilities.
+
+    first_BT, end_BT: int64, the first key that a query sees and the first that it does not see after it; B may be 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, first_BT: Tensor, end_BT: Tensor, scale: float
+    ) -> Tensor:
+        batch, length, heads, size = q_BTNH.shape
+        y_BTNH = torch.empty((batch, length, heads, size), dtype=q_BTNH.dtype)
+        log_sum_BNT = torch.empty(batch, heads, length)
+        attend("athanor_attention", (q_BTNH, k_BTKH, v_BTKH), (y_BTNH, log_sum_BNT), first_BT, end_BT, scale)
+        ctx.save_for_backward(q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT)
+        ctx.scale = scale
+        return y_BTNH
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT = ctx.saved_tensors
+        inputs = (q_BTNH, k_BTKH, v_BTKH, dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous())
+        gradients = tuple(torch.empty(x.shape, dtype=x.dtype) for x in inputs[:3])
+        attend("athanor_attention_back", inputs, (y_BTNH, log_sum_BNT, *gradients), first_BT, end_BT, ctx.scale)
+        return *gradients, None, None, None
+
+
+def attend(
+    name: str, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], first_BT: Tensor, end_BT: Tensor, scale: float
+) -> None:
+    """Call the library for all key heads of all rows."""
+    q_BTNH, k_BTKH = inputs[:2]
+    batch, length, heads, size = q_BTNH.shape
+    key_heads = k_BTKH.shape[2]
+    strides = torch.tensor([step for x in inputs for step in x.stride()[:3]])
+    given = (*map(pointer, inputs), pointer(strides), *map(pointer, (*others, first_BT, end_BT)))
+    seen_row = 0 if len(first_BT) == 1 else length
+    run, numbers = native.function(name), batch * heads * length * length
+    shape = (length, heads, heads // key_heads, size, ctypes.c_double(scale))
+    share(batch * key_heads, numbers, lambda part, a, b: run(*given, seen_row, a, b, *shape))

@@ -248,4 +248,46 @@ def test_bf16_of_the_library_is_rounded_once():
         z = plain(*exact)
         z.sum().backward()
         for ours, theirs in zip([y, *(leaf.grad for leaf in leaves)], [z, *(leaf.grad for leaf in exact)], strict=True):
-            assert float(((ours.float() - theirs).abs() / (theirs.abs() + 1e-2)).max()) < 2**-7
+            error = (ours.detach().float() - theirs.detach()).abs() / (theirs.detach().abs() + 1e-2)
+            assert float(error.max()) < 2**-7
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "key_heads", "size"),
+    [(1, 2, 1, 32), (33, 4, 4, 64), (300, 4, 2, 32), (128, 2, 2, 128), (200, 3, 1, 96)],
+)
+@pytest.mark.parametrize("kind", ["plain", "packed", "window", "both ways"])
+def test_attention_of_the_library(length, heads, key_heads, size, kind):
+    """bf16: result and gradients nearer to float32 than twice the rounding of what is rounded on the way."""
+    if not native_kernels.has_pairs():
+        pytest.skip("the C library is not in use, or the processor does not multiply pairs of bf16 numbers")
+    starts = packed_starts(2, length) if kind != "plain" else None
+    window, causal = 50 if kind == "window" else None, kind != "both ways"
+    mask = kernels.Mask(length, starts, torch.device("cpu"), window, causal=causal)
+    allowed = mask.allowed_BTS if causal else document_starts(starts)[:, :, None] == document_starts(starts)[:, None]
+    together = torch.randn(2, length, heads + 2 * key_heads, size).bfloat16()  # as one product makes them
+    inputs = [x.contiguous() if kind == "packed" else x for x in together.split((heads, key_heads, key_heads), 2)]
+    assert native_kernels.can_attend(*inputs)
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    cotangent = torch.randn(2, length, heads, size).bfloat16()
+    y = kernels.self_attention(*leaves, mask, SCALE)
+    y.backward(cotangent)
+    exact = [x.detach().float().requires_grad_() for x in inputs]
+    z = kernels.plain_attention(*exact, allowed, SCALE)
+    z.backward(cotangent.float())
+    for ours, theirs in zip([y, *(x.grad for x in leaves)], [z, *(x.grad for x in exact)], strict=True):
+        assert float((ours.float() - theirs).norm()) < 2**-7 * float(theirs.norm()) + 1e-6
+    with torch.no_grad():
+        assert torch.equal(kernels.self_attention(*inputs, mask, SCALE), y)
+
+
+def test_threads_change_no_result():
+    """Heads are computed alone, so that their number decides nothing."""
+    inputs = [torch.randn(3, 150, heads, 32).bfloat16().requires_grad_() for heads in (4, 2, 2)]
+    mask, threads, found = kernels.Mask(150, None, torch.device("cpu")), torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        y = kernels.self_attention(*inputs, mask, SCALE)
+        found.append([y, *torch.autograd.grad(y.sum(), inputs)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
