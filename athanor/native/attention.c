@@ -128,13 +128,33 @@ INSIDE void hide(float *score, const Shape *s, int64_t t, int64_t low, int64_t h
     for (int64_t i = to; i < high; i++) score[i - low] = NEVER;
 }
 
-/* Rounds numbers to bfloat16, and two rows of them to words that hold a pair. */
+/* Rounds numbers to bfloat16, and two rows of them to words that hold a pair; counts are multiples of 16. */
+INSIDE __m256i rounded(const float *from) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)); }
+
 INSIDE void round_row(uint16_t *to, const float *from, int64_t count) {
-    for (int64_t i = 0; i < count; i++) to[i] = narrow(from[i]);
+    for (int64_t i = 0; i < count; i += 16) _mm256_storeu_si256((__m256i *)(to + i), rounded(from + i));
 }
 
 INSIDE void round_pair(word *to, const float *a, const float *b, int64_t count) {
-    for (int64_t i = 0; i < count; i++) to[i] = narrow(a[i]) | (uint32_t)narrow(b[i]) << 16;
+    for (int64_t i = 0; i < count; i += 16) {
+        __m512i low = _mm512_cvtepu16_epi32(rounded(a + i)), high = _mm512_cvtepu16_epi32(rounded(b + i));
+        _mm512_storeu_si512(to + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+
+/* `exponential` of 16 numbers, with the operations that make it short here; below e^-87 next to nothing is left. */
+INSIDE __m512 exponential16(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-104.0f), x); /* in this order: what is no number stays none */
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
+    r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.12194440e-4f), r);
+    __m512 p = _mm512_set1_ps(1.3981999507e-3f);
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
+    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
+    return _mm512_scalef_ps(p, n);
 }
 
 INSIDE float dot_halves(const uint16_t *a, const uint16_t *b, int64_t count) {
@@ -146,16 +166,16 @@ INSIDE float dot_halves(const uint16_t *a, const uint16_t *b, int64_t count) {
 
 /* Scores become exp(scale (score - most)) and *most the largest; returns their sum. */
 INSIDE float exponentials(float *score, int64_t count, float scale, float *most) {
-    float lanes[LANES], largest = NEVER;
-    for (int j = 0; j < LANES; j++) lanes[j] = NEVER;
-    for (int64_t i = 0; i < count; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] = score[i + j] > lanes[j] ? score[i + j] : lanes[j];
-    for (int j = 0; j < LANES; j++) largest = lanes[j] > largest ? lanes[j] : largest;
-    for (int j = 0; j < LANES; j++) lanes[j] = 0;
-    for (int64_t i = 0; i < count; i += LANES)
-        for (int j = 0; j < LANES; j++) lanes[j] += score[i + j] = exponential((score[i + j] - largest) * scale);
-    *most = largest;
-    return sum_lanes(lanes);
+    __m512 largest = _mm512_set1_ps(NEVER), sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < count; i += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(score + i));
+    *most = _mm512_reduce_max_ps(largest);
+    __m512 shift = _mm512_set1_ps(*most * scale), times = _mm512_set1_ps(scale);
+    for (int64_t i = 0; i < count; i += 16) {
+        __m512 e = exponential16(_mm512_fmsub_ps(_mm512_loadu_ps(score + i), times, shift));
+        _mm512_storeu_ps(score + i, e);
+        sum = _mm512_add_ps(sum, e);
+    }
+    return _mm512_reduce_add_ps(sum);
 }
 
 static FAST void forward(const Heads *q, const Heads *k, const Heads *v, uint16_t *y, float *log_sum, const Shape *s,
@@ -228,9 +248,12 @@ static FAST void backward(const Heads *q, const Heads *k, const Heads *v, const 
                     total = log_sum[(row * heads + head) * s->length + start + i];
                     mean = dot_halves(result, slopes + i * size, size);
                 }
-                for (int64_t j = 0; j < count; j++) {
-                    one[j] = exponential(one[j] * s->scale - total);
-                    other[j] = one[j] * (other[j] - mean) * s->scale;
+                __m512 times = _mm512_set1_ps(s->scale), less = _mm512_set1_ps(total), middle = _mm512_set1_ps(mean);
+                for (int64_t j = 0; j < count; j += 16) {
+                    __m512 p = exponential16(_mm512_fmsub_ps(_mm512_loadu_ps(one + j), times, less));
+                    _mm512_storeu_ps(one + j, p);
+                    __m512 slope = _mm512_sub_ps(_mm512_loadu_ps(other + j), middle);
+                    _mm512_storeu_ps(other + j, _mm512_mul_ps(_mm512_mul_ps(p, times), slope));
                 }
                 round_row(dscore + i * count, other, count);
                 if (i % 2) {

@@ -291,3 +291,15 @@ def test_threads_change_no_result():
         found.append([y, *torch.autograd.grad(y.sum(), inputs)])
     torch.set_num_threads(threads)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_attention_of_the_library_hides_no_trouble():
+    """A query, a key or a value that is no number leaves none in what saw it, and nothing elsewhere."""
+    if not native_kernels.has_pairs():
+        pytest.skip("the C library is not in use, or the processor does not multiply pairs of bf16 numbers")
+    mask = kernels.Mask(200, None, torch.device("cpu"))
+    for place in range(3):
+        inputs = [torch.randn(1, 200, 2, 32).bfloat16() for _ in range(3)]
+        inputs[place][0, 150, 1, 3] = float("nan")
+        y = native_kernels.Attention.apply(*inputs, *mask.ranges, SCALE)
+        assert y[0, 150, 1].isnan().all() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()
