@@ -302,4 +302,4 @@ def test_attention_of_the_library_hides_no_trouble():
         inputs = [torch.randn(1, 200, 2, 32).bfloat16() for _ in range(3)]
         inputs[place][0, 150, 1, 3] = float("nan")
         y = native_kernels.Attention.apply(*inputs, *mask.ranges, SCALE)
-        assert y[0, 150, 1].isnan().all() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()
+        assert y[0, 150, 1].isnan().any() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()
