@@ -13,7 +13,7 @@ from athanor.base.errors import AthanorError
 class Settings(pydantic.BaseModel):
     """Base of every step's settings: unknown keys are refused, values never change after they were checked."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 SomeSettings = TypeVar("SomeSettings", bound=Settings)

@@ -95,6 +95,10 @@ STEPS = {
         "athanor.training.sft:finetune", "FinetuneSettings", "model", ("model", "conversations", "shards?")
     ),
     "examples": Step("athanor.data.examples:read_examples", "ExampleSettings", "examples", fingerprint="fingerprint"),
+    "instructions": Step(
+        "athanor.data.instruct.options:write_instructions", "InstructionSettings", "conversations",
+        ("tasks+", "unseen*"),
+    ),
     "classify": Step("athanor.training.classify:classify", "ClassifySettings", "classifier", ("model", "examples")),
     "seq2seq": Step(
         "athanor.training.seq2seq:seq2seq", "Seq2SeqSettings", "model", ("model?", "tokenizer?", "examples+")
@@ -114,6 +118,9 @@ STEPS = {
     "answers": Step(
         "athanor.evaluation.answers:judge_answers", "AnswersSettings", "evaluation",
         ("before", "after", "conversations"),
+    ),
+    "rank": Step(
+        "athanor.evaluation.ranking:rank_options", "RankSettings", "evaluation", ("before", "after", "conversations")
     ),
     "import": Step("athanor.recipes.import_model:import_model", "ImportSettings", "model", fingerprint="fingerprint"),
     "extend": Step("athanor.recipes.extend_model:extend_model", "ExtendSettings", "model", ("model", "documents")),

@@ -14,10 +14,13 @@ import torch
 from torch import nn
 
 from athanor.base.progress import SilentProgress
+from athanor.data.instruct.options import InstructionSettings, mixed
 from athanor.data.packing.batches import Batches
 from athanor.data.packing.conversations import pack_conversations
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
+from athanor.tokens.chat import open_template, require_template
+from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Objective
 from athanor.training.objectives.classification import classification_loss
@@ -25,7 +28,7 @@ from athanor.training.objectives.mixed import Task, mixed_batch, mixed_loss
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 from athanor.training.objectives.sequence_to_sequence import pair_batch, pair_of, sequence_loss
 from athanor.training.settings import LoopSettings
-from tests.training import test_classification, test_seq2seq
+from tests.training import test_classification, test_instruction_tuning, test_seq2seq
 from tests.training.pretraining import HIDING, ready, settings_of
 
 FOLDER = Path(__file__).parent
@@ -140,7 +143,24 @@ def several_tasks() -> tuple[nn.Module, Objective]:
     return model, Objective(mixed_batch(tasks, 10), mixed_loss(tasks), 200)
 
 
-@pytest.mark.parametrize("make", [sequence_to_sequence, classification, several_tasks])
+def instruction_tuning() -> tuple[nn.Module, Objective]:
+    """Two tasks in several wordings each, with their options, packed into rows; only the answers are learnt."""
+    tasks = {"one": test_instruction_tuning.told(24), "two": test_instruction_tuning.told(24, "choice")}
+    chats = list(mixed(InstructionSettings(), tasks))
+    tokenizer = Tokenizer.train([turn.content for chat in chats for turn in chat.turns], 300)
+    rendered = require_template(open_template(tokenizer)).render_all(chats)
+    packed = pack_conversations([(one.ids, one.mask) for one in rendered], 128, "truncate")
+    config = TransformerConfig(
+        width=32, layers=2, heads=2, hidden=48, max_positions=128, vocabulary=tokenizer.vocabulary, tied=True,
+        norm_qk=True,
+    )  # fmt: skip
+    model = LanguageModel(config).initialise(1)
+    return model, Objective(
+        lambda step, rank, world: to_tensors(packed.batch(step, 4, 1, rank, world), CPU), next_token_loss(config), 512
+    )
+
+
+@pytest.mark.parametrize("make", [sequence_to_sequence, classification, several_tasks, instruction_tuning])
 def test_what_learns_from_examples_follows_its_golden_curve(
     make: Callable[[], tuple[nn.Module, Objective]], tmp_path: Path, one_thread: None
 ) -> None:
