@@ -89,6 +89,17 @@ class PretrainSettings(NextTokenSettings):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _divides(self) -> "PretrainSettings":
+        for name in ("heads", "kv_heads", "hidden", "expert_hidden"):
+            number = getattr(self, name)
+            if self.engine == "tensor" and number is not None and number % self.processes:
+                raise ValueError(
+                    f"engine=tensor cannot divide {name}={number} among processes={self.processes}: "
+                    "choose a number that does, or engine=fsdp2"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _learns_together(self) -> "PretrainSettings":
         for other in self.beside:
             if other not in BESIDE.get(self.objective, ()):
