@@ -21,7 +21,7 @@ CHECKPOINT_FILES = ("config.json", "generation_config.json", INDEX)
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json",
     "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "tiktoken.model",
-    "added_tokens.json", "ice_text.model", "tekken.json",
+    "added_tokens.json", "ice_text.model", "tekken.json", "spm.model", "source.spm", "target.spm",
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ apart from their letters, and for vowels of two parts in Bengali and Tamil.
 
 import re
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from athanor.tokens.sentencepiece import SPACE
 
@@ -29,7 +30,7 @@ class Normalizer:
     """
 
     def __init__(self, table: bytes, kept: Collection[str], prefix: bool, trim: bool):
-        self.entries = read_table(table) if table else {}
+        self.entries: Mapping[str, str] = read_table(table) if table else {}
         self.kept, self.prefix, self.trim = frozenset(kept), prefix, trim
         self.longest = max(map(len, self.entries), default=0)
         self.places = _places(self.entries, self.kept)
@@ -88,7 +89,8 @@ def _class(characters: Collection[str]) -> str:
     return "[" + "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in runs) + "]"
 
 
-def read_table(table: bytes) -> dict[str, str]:
+@lru_cache(maxsize=2)  # the two sides of a translator have one table, of 200,000 entries
+def read_table(table: bytes) -> Mapping[str, str]:
     """The entries of a compiled table: a double array of darts-clone over UTF-8, then what replaces them, ended by 0.
 
     Raises:

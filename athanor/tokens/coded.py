@@ -10,18 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
 from athanor.base.errors import AthanorError
 from athanor.tokens.letters import BYTE_TO_LETTER
 from athanor.tokens.pieces import MOST_BLANKS, NEWLINE, TAB
 from athanor.tokens.pipelines import CL100K, QWEN2, Built, Special, frame, from_tiktoken
-from athanor.tokens.sentencepiece import CONTROL, UNIGRAM, UNKNOWN, USER_DEFINED, SentencePieceModel
+from athanor.tokens.sentencepiece import (
+    BYTE,
+    CONTROL,
+    UNIGRAM,
+    UNKNOWN,
+    USER_DEFINED,
+    Piece,
+    SentencePieceModel,
+    appended,
+)  # fmt: skip
 from athanor.tokens.spiece import as_written
 
 GLM_MARKS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")  # ChatGLM2: ids behind the SentencePiece model's
 GLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+IMAGES, FARTHEST = 20_000, -1000.0  # ChatGLM-6B's ids of pictures, of which no text is ever made
+GLM_PIECES = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
 SENTENCEPIECE = ("ChatGLMTokenizer", "BaichuanTokenizer", "InternLMTokenizer", "InternLM2Tokenizer", "YiTokenizer")
 RANKS = {"QWenTokenizer": QWEN2, "ChatGLM4Tokenizer": CL100K}  # files of byte ranks, and how text is cut
 CODED = (*SENTENCEPIECE, *RANKS)
@@ -79,14 +90,14 @@ def _marked(model: SentencePieceModel) -> list[tokenizers.AddedToken]:
 def _chatglm(model: SentencePieceModel, config: Mapping[str, Any]) -> Built:
     """ChatGLM-6B's: line ends, tabs and runs of spaces are pieces of their own.
 
-    In its first version 20,000 ids of pictures stood before those of text; since version 1.1 `num_image_tokens` is 0.
+    In its first version 20,000 ids of pictures stood before those of text, and do where no `num_image_tokens` says
+    otherwise; since version 1.1 it is 0.
     """
-    images = config.get("num_image_tokens", 20000)
-    if images or model.kind != UNIGRAM:
+    images = int(config.get("num_image_tokens", IMAGES))
+    if not 0 <= images <= IMAGES or model.kind != UNIGRAM:
         raise AthanorError(
             f"ChatGLMTokenizer with num_image_tokens={images} over a model of type {model.kind}",
-            allowed="num_image_tokens: 0 in tokenizer_config.json, as ChatGLM-6B has had since its version 1.1, "
-            "and its ice_text.model of unigrams",
+            allowed=f"num_image_tokens: 0 to {IMAGES}, and its ice_text.model of unigrams",
         )
     special: Special = {
         role: str(config.get(f"{role}_token") or usual)
@@ -95,6 +106,10 @@ def _chatglm(model: SentencePieceModel, config: Mapping[str, Any]) -> Built:
     mask = str(config.get("gmask_token") or "[gMASK]")
     named = {*special.values(), mask, "[sMASK]"}
     core = as_written(model)
+    if images:
+        rows = [(f"<image_{number}>", FARTHEST) for number in range(images)]
+        rows += [(piece.text, piece.score) for piece in model.pieces]
+        core.model = models.Unigram(rows, images + model.unknown_id, model.byte_fallback)
     blanks = range(MOST_BLANKS, 1, -1)
     spelled = {"\n": NEWLINE, "\t": TAB, **{" " * count: f"<|blank_{count}|>" for count in blanks}}
     core.normalizer = normalizers.Sequence(
@@ -113,6 +128,17 @@ def _chatglm(model: SentencePieceModel, config: Mapping[str, Any]) -> Built:
     ])  # fmt: skip
     frame(core, [], [mask, special["bos"]])
     return core, special
+
+
+def completed(data: bytes, path: Path) -> bytes:
+    """ChatGLM's model file with the pieces that the code of its first version adds to it, if it has them not yet:
+    marks of blanks, pieces for white space, and bytes for what is unknown."""
+    model = SentencePieceModel.parse(data, path)
+    if not spells_spaces(model) or any(piece.text == TAB for piece in model.pieces):
+        return data
+    spaces = (TAB, *(f"<|blank_{count}|>" for count in range(2, MOST_BLANKS + 1)))
+    more = [Piece(text, 0.0, CONTROL) for text in GLM_PIECES] + [Piece(text, 0.0, USER_DEFINED) for text in spaces]
+    return appended(data, [*more, *(Piece(f"<0x{byte:02X}>", 0.0, BYTE) for byte in range(256))])
 
 
 def python_source(folder: Path) -> str:

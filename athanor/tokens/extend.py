@@ -92,7 +92,7 @@ def extend(
         raise AthanorError("no token was added", allowed="words, special tokens, or texts in which pairs repeat")
     config = tokenizer.config | {"tokenizer_class": BACKEND}  # other classes number added tokens anew
     config.pop("added_tokens_decoder", None)
-    wider = Tokenizer(core, config, tokenizer.chat_template, tokenizer.pieces)
+    wider = Tokenizer(core, config, tokenizer.chat_template, tokenizer.pieces, tokenizer.target)
     return wider, ExtensionPlan(before, before + len(rows), rows)
 
 

@@ -15,7 +15,7 @@ import tokenizers
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
-from athanor.tokens import coded, pieces, pipelines, spiece, tekken
+from athanor.tokens import classes, coded, marian, pieces, pipelines, spiece, tekken
 from athanor.tokens.pieces import PieceEncoder
 from athanor.tokens.pipelines import Built, Special, token_name
 from athanor.tokens.sentencepiece import SentencePieceModel
@@ -23,7 +23,8 @@ from athanor.tokens.sentencepiece import SentencePieceModel
 TEMPLATE = "chat_template.jinja"
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # as in tokenizer_config.json, with `_token` behind
 FILES = (
-    "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model, *.tiktoken or tekken.json"
+    "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, spm.model, sentencepiece.bpe.model, "
+    "source.spm with target.spm, tokenizer.model, *.tiktoken or tekken.json"
 )
 EXACT = "sentencepiece"
 BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
@@ -36,12 +37,15 @@ class TokenizerFolder:
     Attributes:
         config: tokenizer_config.json, with the names of special_tokens_map.json and of the class added.
         chat_template: Jinja, never run here.
+        pieces: what encodes text exactly where `core` is only near.
+        target: the same for texts that are written, where they are cut in another way than those that are read.
     """
 
     core: tokenizers.Tokenizer
     config: dict[str, Any]
     chat_template: str | None
     pieces: PieceEncoder | None = None
+    target: PieceEncoder | None = None
 
 
 def read_folder(folder: Path) -> TokenizerFolder:
@@ -70,13 +74,14 @@ def read_folder(folder: Path) -> TokenizerFolder:
         pipelines.add_frame(core, name, config, {role: token_name(config, role) or "" for role in special})
     core.no_truncation()
     core.no_padding()
-    return TokenizerFolder(core, config, template, _pieces(folder, name, core, config))
+    return TokenizerFolder(core, config, template, *_pieces(folder, name, core, config))
 
 
 def _pieces(
     folder: Path, name: str, core: tokenizers.Tokenizer, config: dict[str, Any]
-) -> PieceEncoder | None:  # fmt: skip
-    """What gives ids to text where SentencePiece itself does: in a folder that we wrote, or one of such a class.
+) -> tuple[PieceEncoder | None, PieceEncoder | None]:  # fmt: skip
+    """What gives ids to text where SentencePiece itself does: in a folder that we wrote, or one of such a class; and
+    to text that is written, where another model does that.
 
     `sentencepiece` in tokenizer_config.json is ours: it says how the model file beside tokenizer.json is used.
     """
@@ -84,19 +89,32 @@ def _pieces(
     if (folder / "tokenizer.json").is_file():
         path = folder / pieces.FILE if dialect else None
     else:
-        path = _sentencepiece_file(folder) if name in ("", "M2M100Tokenizer", *coded.SENTENCEPIECE) else None
-        dialect = "plain"
+        exact = ("", "M2M100Tokenizer", marian.CLASS, *coded.SENTENCEPIECE)
+        path, dialect = _sentencepiece_file(folder) if name in exact else None, "plain"
     if path is None:
-        return None
-    data = path.read_bytes()
+        return None, None
+    data = _model_bytes(path, name)
     if name == "ChatGLMTokenizer" and coded.spells_spaces(SentencePieceModel.parse(data, path)):
         dialect = "chatglm"
+    elif path.name == marian.SOURCE:
+        dialect = "marian"
     config[EXACT] = dialect
-    return PieceEncoder(data, str(dialect), core.token_to_id)
+    if dialect != "marian":
+        return PieceEncoder(data, str(dialect), core.token_to_id), None
+    others = (folder / marian.TARGET).read_bytes()
+    return PieceEncoder(data, "marian", core.token_to_id), PieceEncoder(others, "marian", core.token_to_id)
+
+
+def _model_bytes(path: Path, name: str) -> bytes:
+    """A SentencePiece file, with what the code of its class adds to it."""
+    data = path.read_bytes()
+    return coded.completed(data, path) if name == "ChatGLMTokenizer" else data
 
 
 def _sentencepiece_file(folder: Path) -> Path | None:
-    names = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "ice_text.model")
+    if marian.is_marian(folder):
+        return folder / marian.SOURCE
+    names = ("spiece.model", "spm.model", "tokenizer.model", "sentencepiece.bpe.model", "ice_text.model")
     paths = [folder / name for name in names if (folder / name).is_file()]
     return next((path for path in paths if not _is_ranks(path)), None)
 
@@ -174,11 +192,11 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
     """A tokenizer from the files that came before tokenizer.json."""
     path = _sentencepiece_file(folder)
     if path is not None:
-        model, others = SentencePieceModel.read(path), folder / "vocab.json"
+        model, others = SentencePieceModel.parse(_model_bytes(path, name), path), folder / "vocab.json"
         if name in coded.SENTENCEPIECE:
             return _guard(path, lambda: coded.from_model(name, model, config, coded.python_source(folder)))
-        ids = _read_vocabulary(others) if name == "M2M100Tokenizer" and others.is_file() else None
-        return _guard(path, lambda: spiece.from_sentencepiece(name, model, config, ids))
+        ids = _read_vocabulary(others) if name in ("M2M100Tokenizer", marian.CLASS) and others.is_file() else None
+        return _guard(path, lambda: classes.from_sentencepiece(name, model, config, ids))
     ranks = [*sorted(folder.glob("*.tiktoken")), folder / "tiktoken.model", folder / "tokenizer.model"]
     for path in ranks:
         if path.is_file():

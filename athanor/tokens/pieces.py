@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import models
 
 from athanor.base.errors import AthanorError
+from athanor.tokens import marian
 from athanor.tokens.charsmap import Normalizer
 from athanor.tokens.sentencepiece import BPE, BYTE, NORMAL, UNUSED, USER_DEFINED, SentencePieceModel
 
@@ -29,7 +30,8 @@ class PieceEncoder:
 
     Args:
         data: the model file's bytes.
-        dialect: "plain", or "chatglm": line ends, tabs and runs of spaces are spelled as pieces first.
+        dialect: "plain"; "chatglm": line ends, tabs and runs of spaces are spelled as pieces first; "marian": see
+            `marian`, what is unknown is looked up by its letters.
         id_of: a piece's id, where it is not its place in the file.
 
     Raises:
@@ -47,18 +49,35 @@ class PieceEncoder:
         except (ValueError, IndexError) as problem:
             raise AthanorError(f"{FILE} is no SentencePiece model: {problem}", fix="copy it again") from problem
         ids = [index if id_of is None else id_of(piece.text) for index, piece in enumerate(model.pieces)]
+        self.id_of: Callable[[str], int | None] | None = None
+        if dialect == "marian" and id_of is not None:
+            self.id_of, unknown = id_of, id_of(marian.NAMES["unk"])
+            ids = [unknown if index is None else index for index in ids]
         missing = [piece.text for piece, index in zip(model.pieces, ids, strict=True) if index is None]
         if missing:
             raise AthanorError(f"{FILE}: the vocabulary has no id for the piece {missing[0]!r}",
                                fix="the files do not belong together: copy them again")  # fmt: skip
         known = [index for index in ids if index is not None]
-        self.cut = _merging(model, known, symbols) if model.kind == BPE else Unigram(model, known)
+        named = None if self.id_of is None else self._spelled
+        self.cut = _merging(model, known, symbols, named) if model.kind == BPE else Unigram(model, known, named)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ordinary text."""
         if self.dialect == "chatglm":
             text = spell_spaces(text)
+        if self.id_of is not None:
+            code, text = marian.language_of(text)
+            first = [] if code is None else [self._spelled(code)]
+            return [*first, *self.cut(self.normalize(text))]
         return self.cut(self.normalize(text))
+
+    def _spelled(self, letters: str) -> int:
+        """The id of what the vocabulary spells like this, special tokens apart; else that of the unknown."""
+        assert self.id_of is not None
+        found = None if letters in marian.NAMES.values() else self.id_of(letters)
+        unknown = self.id_of(marian.NAMES["unk"]) if found is None else found
+        assert unknown is not None  # `marian.from_source` has looked for it
+        return unknown
 
 
 def spell_spaces(text: str) -> str:
@@ -89,8 +108,14 @@ def _refuse(model: SentencePieceModel, symbols: list[str], dialect: str) -> None
                            fix="copy ice_text.model again")  # fmt: skip
 
 
-def _merging(model: SentencePieceModel, ids: list[int], symbols: list[str]) -> Callable[[str], list[int]]:
-    """BPE by the `tokenizers` library, which merges alike: the model's own symbols are added tokens."""
+def _merging(
+    model: SentencePieceModel, ids: list[int], symbols: list[str], named: Callable[[str], int] | None
+) -> Callable[[str], list[int]]:
+    """BPE by the `tokenizers` library, which merges alike: the model's own symbols are added tokens.
+
+    Args:
+        named: gives the id of a run of unknown characters; None: they have one id together.
+    """
     usual = {NORMAL, USER_DEFINED, BYTE}
     vocabulary = {
         piece.text: index for index, piece in enumerate(model.pieces)
@@ -105,7 +130,14 @@ def _merging(model: SentencePieceModel, ids: list[int], symbols: list[str]) -> C
     def cut(text: str) -> list[int]:
         return [ids[index] for index in core.encode(text, add_special_tokens=False).ids]
 
-    return cut
+    def cut_and_name(text: str) -> list[int]:
+        found = core.encode(text, add_special_tokens=False)
+        return [
+            named(text[slice(*place)]) if named and index == model.unknown_id else ids[index]
+            for index, place in zip(found.ids, found.offsets, strict=True)
+        ]
+
+    return cut if named is None else cut_and_name
 
 
 class Unigram:
@@ -114,7 +146,8 @@ class Unigram:
     Sums of scores are rounded to 32 bits, and of equal ones the first stays, which begins furthest to the left.
     """
 
-    def __init__(self, model: SentencePieceModel, ids: list[int]):
+    def __init__(self, model: SentencePieceModel, ids: list[int], named: Callable[[str], int] | None = None):
+        self.named = named
         usual = [piece.score for piece in model.pieces if piece.kind == NORMAL]
         self.unknown_score = single(min(usual, default=0.0) - PENALTY)
         self.unknown = ids[model.unknown_id]
@@ -153,15 +186,20 @@ class Unigram:
     def _read(self, text: str, start: list[int], chosen: list[int]) -> list[int]:
         """The ids from the last piece back to the first; unknown characters become bytes, or one id together."""
         ids: list[int] = []
-        end, unknown = len(text), False
+        end, unknown = len(text), 0  # unknown: where the run ends that is being read
         while end:
             if chosen[end] >= 0:
                 ids.append(chosen[end])
+                unknown = 0
             elif self.bytes is not None:
                 ids += [self.bytes[byte] for byte in reversed(text[start[end] : end].encode())]
-            elif not unknown:
-                ids.append(self.unknown)
-            unknown, end = chosen[end] < 0, start[end]
+            else:
+                if not unknown:
+                    unknown = end
+                    ids.append(self.unknown)
+                if self.named is not None:
+                    ids[-1] = self.named(text[start[end] : unknown])
+            end = start[end]
         return ids[::-1]
 
 

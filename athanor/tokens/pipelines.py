@@ -44,6 +44,8 @@ CLASSES = {  # a class that stands for another, or a model type without a tokeni
     "CodeLlamaTokenizer": "LlamaTokenizer", "t5": "T5Tokenizer", "mt5": "T5Tokenizer", "MT5Tokenizer": "T5Tokenizer",
     "umt5": "T5Tokenizer", "longt5": "T5Tokenizer", "switch_transformers": "T5Tokenizer", "gemma": "GemmaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer", "altclip": "XLMRobertaTokenizer", "albert": "AlbertTokenizer",
+    "camembert": "CamembertTokenizer", "deberta-v2": "DebertaV2Tokenizer", "mbart": "MBartTokenizer",
+    "pegasus": "PegasusTokenizer", "marian": "MarianTokenizer", "nllb-moe": "NllbTokenizer",
     "xlnet": "XLNetTokenizer", "m2m_100": "M2M100Tokenizer", **dict.fromkeys(_BERT, "BertTokenizer"),
 }  # fmt: skip
 
@@ -161,31 +163,50 @@ def from_tiktoken(
 def add_frame(core: tokenizers.Tokenizer, name: str, config: Mapping[str, Any], special: Special) -> None:
     """What a class puts around a text for its model ([CLS] … [SEP]); our own `encode` never adds it."""
     before, after, between = [], [], []
-    if name in ("BertTokenizer", "AlbertTokenizer"):
+    joined = name in ("NllbTokenizer", "MBartTokenizer", "MBart50Tokenizer", "PegasusTokenizer", "MarianTokenizer")
+    if name in ("BertTokenizer", "AlbertTokenizer", "DebertaV2Tokenizer"):
         before, after = [special["cls"]], [special["sep"]]
-    elif name in ("RobertaTokenizer", "XLMRobertaTokenizer"):
+    elif name in ("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"):
         before, after = [special["cls"]], [special["sep"]]
         between = after
     elif name == "CLIPTokenizer":
         before, after = [special["bos"]], [special["eos"]]
-    elif name == "T5Tokenizer":
+    elif name in ("T5Tokenizer", "PegasusTokenizer", "MarianTokenizer"):
         after = [special["eos"]]
     elif name == "XLNetTokenizer":
         after = [special["sep"], special["cls"]]
     elif name == "M2M100Tokenizer":
         before, after = [f"__{config.get('src_lang') or 'en'}__"], [special["eos"]]
+    elif name == "MBart50Tokenizer" or (name == "NllbTokenizer" and not config.get("legacy_behaviour")):
+        usual = "en_XX" if name == "MBart50Tokenizer" else "eng_Latn"
+        before, after = [str(config.get("src_lang") or usual)], [special["eos"]]
+    elif name in ("MBartTokenizer", "NllbTokenizer"):
+        usual = "en_XX" if name == "MBartTokenizer" else "eng_Latn"
+        after = [special["eos"], str(config.get("src_lang") or usual)]
     else:
         before = [special["bos"]] if config.get("add_bos_token") and "bos" in special else []
         after = [special["eos"]] if config.get("add_eos_token") and "eos" in special else []
+        between = before
     if before or after:
-        frame(core, before, after, between)
+        frame(core, before, after, between, joined)
 
 
-def frame(core: tokenizers.Tokenizer, before: list[str], after: list[str], between: Sequence[str] = ()) -> None:
-    """Put tokens before and after a text; of a pair, both have those after it, and some may stand between."""
+def frame(
+    core: tokenizers.Tokenizer, before: list[str], after: list[str], between: Sequence[str] = (), joined: bool = False
+) -> None:
+    """Put tokens before and after a text; of a pair, both have those after it, and some may stand between.
+
+    Raises:
+        AthanorError: the vocabulary has none of these, such as a language that src_lang names.
+    """
+    missing = [token for token in (*before, *after, *between) if core.token_to_id(token) is None]
+    if missing:
+        raise AthanorError(f"a text stands between {', '.join([*before, *after])}, but there is no token {missing[0]}",
+                           fix="name another src_lang in tokenizer_config.json")  # fmt: skip
+    apart = [*after, *between, "$B:1", *[f"{token}:1" for token in after]]
     core.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],
-        pair=[*before, "$A", *after, *between, "$B:1", *[f"{token}:1" for token in after]],
+        pair=[*before, "$A", *(["$B", *after] if joined else apart)],
         special_tokens=[(token, core.token_to_id(token)) for token in {*before, *after, *between}],
     )
 

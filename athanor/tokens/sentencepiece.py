@@ -5,7 +5,7 @@ with scores and kinds, how the model was trained, and how text is normalised bef
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +120,18 @@ def _piece(data: bytes) -> Piece:
     fields = dict(_fields(data))
     score = struct.unpack("<f", _bytes(fields, 2))[0] if 2 in fields else 0.0
     return Piece(_bytes(fields, 1).decode("utf-8"), score, _number(fields, 3, NORMAL))
+
+
+def appended(data: bytes, pieces: Iterable[Piece]) -> bytes:
+    """A model file with more pieces behind its own, some of which stand for bytes: messages are joined by writing one
+    behind the other."""
+    parts = [data]
+    for piece in pieces:
+        text = piece.text.encode()
+        inner = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", piece.score)
+        inner += b"\x18" + bytes([piece.kind])
+        parts.append(b"\x0a" + bytes([len(inner)]) + inner)
+    return b"".join([*parts, b"\x12\x03\x98\x02\x01"])  # trainer_spec.byte_fallback = true
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -22,6 +22,7 @@ from athanor.tokens.fast import CompiledFast, FastEncoder, Places, fast_encoder,
 from athanor.tokens.folder import BACKEND, TEMPLATE, read_folder, special_by_role
 from athanor.tokens.learn import UNKNOWN, Kind, learn
 from athanor.tokens.letters import LETTER_TO_BYTE
+from athanor.tokens.marian import TARGET
 from athanor.tokens.pieces import FILE as MODEL
 from athanor.tokens.pieces import AroundTokens, PieceEncoder
 from athanor.tokens.pipelines import PIECES
@@ -62,11 +63,12 @@ class Tokenizer:
         chat_template: the template that came with the tokenizer, Jinja, never run here; None: it has none.
         bos, eos, pad, unk: names of special tokens, or None.
         pieces: gives text its ids where SentencePiece itself does; `core` is then near to it, and decodes.
+        target: the same for texts that are written, where the two sides are cut differently (Marian).
     """
 
     def __init__(
         self, core: tokenizers.Tokenizer, config: Mapping[str, Any] | None = None, chat_template: str | None = None,
-        pieces: PieceEncoder | None = None,
+        pieces: PieceEncoder | None = None, target: PieceEncoder | None = None,
     ):  # fmt: skip
         self.core = core
         self.core.encode_special_tokens = True  # text never turns into a special token
@@ -79,11 +81,12 @@ class Tokenizer:
         self.chat_template = chat_template
         roles = special_by_role(self.config)
         self.bos, self.eos, self.pad, self.unk = (roles.get(role) for role in ("bos", "eos", "pad", "unk"))
-        self.pieces = pieces
+        self.pieces, self.target = pieces, target
         if pieces is not None:
             added = {token.content: index for index, token in table.items() if token.content not in pieces.symbols}
             plain = {token: index for token, index in added.items() if token not in self.special}
             self._apart, self._spelled = AroundTokens(pieces, plain), AroundTokens(pieces, added | self.special)
+            self._written = AroundTokens(target or pieces, plain)
         self._plain = _without_special(core, set(self.special))
         self._marked: tokenizers.Tokenizer | None = None
         self._fast: FastEncoder | None = None
@@ -97,7 +100,7 @@ class Tokenizer:
             AthanorError: there is none, it is damaged, or it is Python code.
         """
         found = read_folder(folder)
-        return cls(found.core, found.config or None, found.chat_template, found.pieces)
+        return cls(found.core, found.config or None, found.chat_template, found.pieces, found.target)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocabulary: int, kind: Kind = "bpe") -> "Tokenizer":
@@ -123,6 +126,10 @@ class Tokenizer:
         if fast is not None and self.core.encode_special_tokens and fast.takes(text):
             return fast.encode_block([text])[0].tolist()
         return self._plain.encode(text, add_special_tokens=False).ids
+
+    def encode_target(self, text: str) -> list[int]:
+        """Token ids of a text that a model is to write: those of `encode`, but where it has a model for each side."""
+        return self.encode(text) if self.target is None else self._written.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same for many texts, in parallel."""
@@ -216,6 +223,8 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", config)
         if self.pieces is not None:
             (folder / MODEL).write_bytes(self.pieces.data)
+        if self.target is not None:
+            (folder / TARGET).write_bytes(self.target.data)
 
     def _encode_portion(self, texts: list[str], mark: int | None) -> tuple[Ids, Places]:
         if self.pieces is not None:

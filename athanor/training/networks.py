@@ -28,7 +28,8 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     "guess_one_in": ("permutation",),
     "max_positions": ("next_token", "masked", "blank_infilling"),
     **dict.fromkeys(("kv_heads", "experts", "experts_per_token", "expert_hidden", "balance"), ("next_token",)),
-    **dict.fromkeys(("prompts", "fused_loss", "document_mask"), ("next_token",)),
+    **dict.fromkeys(("fused_loss", "document_mask"), ("next_token",)),
+    "prompts": ("next_token", "blank_infilling"),
 }
 BESIDE: dict[ObjectiveName, tuple[ObjectiveName, ...]] = {  # whose network can be read the other way, too
     "blank_infilling": ("next_token",),

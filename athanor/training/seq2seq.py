@@ -182,7 +182,7 @@ def read_pairs(settings: Seq2SeqSettings, tokenizer: Tokenizer, model: EncoderDe
 def _pair(
     settings: Seq2SeqSettings, tokenizer: Tokenizer, signs: PairSigns, example: Example
 ) -> tuple[Numbers, Numbers]:
-    texts = [tokenizer.encode(text) for text in (example.text, example.target or "")]
+    texts = [tokenizer.encode(example.text), tokenizer.encode_target(example.target or "")]
     longest = max(map(len, texts))
     if longest > settings.context and settings.too_long == "refuse":
         raise AthanorError(

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from athanor.tokens.sentencepiece import SentencePieceModel
 from athanor.tokens.tokenizer import Tokenizer
 from tests.tokens.samples import LEARN
 
+LARGER: dict[str, Any] = {}  # options of SentencePiece's trainer above those of each maker
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 
@@ -135,7 +137,7 @@ def sentencepiece(folder: Path, name: str, **options: Any) -> None:
     trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
     stream = io.BytesIO()
     lines = [line for text in LEARN for line in text.split("\n") if line.strip()]
-    trainer.train(sentence_iterator=iter(lines), model_writer=stream, minloglevel=2, **options)
+    trainer.train(sentence_iterator=iter(lines), model_writer=stream, minloglevel=2, **(options | LARGER))
     (folder / name).write_bytes(stream.getvalue())
 
 
@@ -235,6 +237,54 @@ def m2m100(folder: Path) -> None:
     write(folder, "tokenizer_config.json", {"tokenizer_class": "M2M100Tokenizer", "src_lang": "zh"})
 
 
+def fairseq_unigram(folder: Path, name: str, **config: Any) -> None:
+    """Unigrams of SentencePiece in the file that models from fairseq come with."""
+    sentencepiece(
+        folder, "sentencepiece.bpe.model", vocab_size=500, model_type="unigram", normalization_rule_name="nmt_nfkc",
+        hard_vocab_limit=False, character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": name, **config})
+
+
+def nllb(folder: Path, **config: Any) -> None:
+    sentencepiece(
+        folder, "sentencepiece.bpe.model", vocab_size=640, model_type="bpe", normalization_rule_name="nmt_nfkc",
+        character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "NllbTokenizer", **config})
+
+
+def deberta(folder: Path, **config: Any) -> None:
+    """DeBERTa-v3's spm.model: BERT's names first, [MASK] not among them."""
+    sentencepiece(
+        folder, "spm.model", vocab_size=500, model_type="unigram", pad_id=0, bos_id=1, eos_id=2, unk_id=3,
+        pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]", hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc", character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "DebertaV2Tokenizer", **config})
+
+
+def pegasus(folder: Path) -> None:
+    sentencepiece(
+        folder, "spiece.model", vocab_size=400, model_type="unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        normalization_rule_name="nmt_nfkc", hard_vocab_limit=False, character_coverage=0.999,
+    )  # fmt: skip
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "PegasusTokenizer"})
+
+
+def marian(folder: Path, kind: str = "unigram") -> None:
+    """A model for each side, which do not know the same letters, and one vocabulary of both, without all of either."""
+    size = {"vocab_size": 330, "hard_vocab_limit": False} if kind == "unigram" else {"vocab_size": 600}
+    common = {"model_type": kind, "normalization_rule_name": "nmt_nfkc", **size}
+    sentencepiece(folder, "source.spm", character_coverage=0.98, **common)
+    sentencepiece(folder, "target.spm", character_coverage=1.0, **common)
+    sides = [SentencePieceModel.read(folder / name).pieces[3:] for name in ("source.spm", "target.spm")]
+    words = sorted({piece.text for side in sides for piece in side} - {"the", "at"})
+    words = ["</s>", "<unk>", *words, "한국어", ">>fra<<", ">>zho<<", "<pad>"]
+    write(folder, "vocab.json", {word: index for index, word in enumerate(words)})
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "MarianTokenizer", "source_lang": "en"})
+
+
 def tekken(folder: Path) -> None:
     """Mistral's file: ranks behind the special tokens, more of them than the model uses."""
     core = byte_level(pipelines.cut_by(pipelines.CL100K), 700, [])
@@ -313,6 +363,20 @@ def chatglm6b(folder: Path) -> None:
     })  # fmt: skip
 
 
+def chatglm6b_first(folder: Path) -> None:
+    """Its first version: <n> alone stands in ice_text.model, the code adds the rest, and pictures have 20,000 ids."""
+    sentencepiece(
+        folder, "ice_text.model", vocab_size=500, model_type="unigram", pad_id=3, eos_id=2, hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc", character_coverage=0.99, user_defined_symbols=["<n>"],
+    )  # fmt: skip
+    write(folder, "tokenization_chatglm.py", CODE)
+    write(folder, "tokenizer_config.json", {
+        "tokenizer_class": "ChatGLMTokenizer", "bos_token": "<sop>", "eos_token": "</s>", "eop_token": "<eop>",
+        "gmask_token": "[gMASK]", "mask_token": "[MASK]", "pad_token": "<pad>", "unk_token": "<unk>",
+        "auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLMTokenizer", None]},
+    })  # fmt: skip
+
+
 def chatglm3(folder: Path) -> None:
     """BPE of SentencePiece, and marks and roles behind its ids."""
     sentencepiece(
@@ -339,5 +403,9 @@ def coded_ranks(folder: Path, name: str, file: str, **config: Any) -> None:
 MAKERS = {
     "gpt2": gpt2, "roberta": roberta, "clip": clip, "bert": bert, "llama3": llama3, "qwen": qwen, "t5": t5,
     "llama2": llama2, "mt5": mt5, "xlm_roberta": xlm_roberta, "albert": albert, "xlnet": xlnet,
-    "openai_gpt": openai_gpt, "whisper": whisper,
+    "openai_gpt": openai_gpt, "whisper": whisper, "pegasus": pegasus, "deberta": deberta,
+    "deberta_lower": partial(deberta, do_lower_case=True, split_by_punct=True),
+    "camembert": partial(fairseq_unigram, name="CamembertTokenizer"),
+    "mbart": partial(fairseq_unigram, name="MBartTokenizer", src_lang="ro_RO"),
+    "mbart50": partial(fairseq_unigram, name="MBart50Tokenizer", src_lang="zh_CN"),
 }  # fmt: skip

@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from athanor.base.errors import AthanorError
 from athanor.tokens.tokenizer import DOCUMENT, SPECIAL_TOKENS, Tokenizer
 from tests.tokens import makers
-from tests.tokens.samples import LEARN, NASTY, random_texts, random_words
+from tests.tokens.samples import LEARN, NASTY, random_texts, random_words, real_texts
 
 TEXTS = [*NASTY, *LEARN[:6], *random_texts(150), *random_words(60)]
 
@@ -84,6 +86,8 @@ def test_saved_again_it_is_the_same_for_us_and_transformers(tokenizer: Tokenizer
     tokenizer.save(tmp_path)
     again, others = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     name = next(iter(tokenizer.special))
+    theirs_of_two = theirs("the cat", "a dog")["input_ids"]
+    assert others("the cat", "a dog")["input_ids"] == theirs_of_two
     for text in TEXTS[:150]:
         assert again.encode(text) == tokenizer.encode(text)
         marked = f"{name}{text}{name} z"
@@ -195,6 +199,94 @@ def test_m2m100_has_the_ids_of_its_vocabulary_and_a_token_for_each_language(tmp_
     makers.write(tmp_path, "vocab.json", {token: index for token, index in told.items() if index != 40})
     with pytest.raises(AthanorError, match=r"vocab\.json does not fit"):
         Tokenizer.load(tmp_path)
+
+
+def test_nllb_has_the_ids_that_were_published(tmp_path: Path) -> None:
+    """Of text those of transformers; of languages those of fairseq: behind 256,000 pieces eng_Latn is 256047."""
+    transformers = pytest.importorskip("transformers")
+    makers.nllb(tmp_path, src_lang="zho_Hans")
+    theirs, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    move = 640 - 256_000
+    published = {"ace_Arab": 256001, "eng_Latn": 256047, "fra_Latn": 256057, "zho_Hans": 256200, "<mask>": 256203}
+    assert {name: index + move for name, index in published.items()}.items() <= tokenizer.special.items()
+    assert tokenizer.vocabulary == 256_204 + move
+    for text in [text for text in TEXTS if not spells_special(tokenizer, text)]:
+        assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+    zh, end = tokenizer.special["zho_Hans"], tokenizer.special["</s>"]
+    text = tokenizer.encode("the cat")
+    assert tokenizer.core.encode("the cat").ids == [zh, *text, end]
+    makers.nllb(tmp_path, legacy_behaviour=True, additional_special_tokens=["eng_Latn", "<new>"])
+    older = Tokenizer.load(tmp_path)
+    assert older.core.encode("the cat").ids == [*text, end, older.special["eng_Latn"]]
+    assert older.special["<new>"] == tokenizer.vocabulary
+    makers.nllb(tmp_path, src_lang="xx_Xxxx")
+    with pytest.raises(AthanorError, match="no token xx_Xxxx"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_marian_has_a_model_for_each_side_and_looks_up_what_they_cut(kind: str, tmp_path: Path) -> None:
+    transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("sentencepiece")
+    makers.marian(tmp_path, kind)
+    theirs, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    (tmp_path / "saved").mkdir()
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    texts = [">>fra<< the cat", ">>xyz<< the cat", ">>fra<<", "a >>fra<<", ">>a", "한국어 문장", "x한국어x", *TEXTS]
+    for text in [text for text in texts if not spells_special(tokenizer, text)]:
+        expected = theirs(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode(text) == again.encode(text) == expected, text
+        written = theirs(text_target=text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.encode_target(text) == again.encode_target(text) == written, text
+    text = ">>fra<< the cat sat on the mat"
+    assert tokenizer.core.encode("").ids == [tokenizer.special["</s>"]] == theirs("")["input_ids"]
+    assert tokenizer.encode_template(f"{text}</s>") == theirs(text)["input_ids"]
+    assert tokenizer.decode(tokenizer.encode_target("the cat sat")) == theirs.decode(
+        theirs(text_target="the cat sat", add_special_tokens=False)["input_ids"]
+    )
+    assert tokenizer.encode("</s>") != [tokenizer.special["</s>"]]
+    makers.write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "MarianTokenizer", "separate_vocabs": True})
+    with pytest.raises(AthanorError, match="separate_vocabs"):
+        Tokenizer.load(tmp_path)
+
+
+def test_what_pegasus_names_stands_where_it_was_published(tmp_path: Path) -> None:
+    makers.pegasus(tmp_path)
+    plain = Tokenizer.load(tmp_path)
+    named = {"mask_token": "<mask_2>", "mask_token_sent": "<mask_1>", "offset": 103}
+    makers.write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "PegasusTokenizer", **named})
+    tokenizer = Tokenizer.load(tmp_path)
+    for one in (plain, tokenizer):
+        assert [one.special[name] for name in ("<pad>", "</s>", "<mask_1>", "<mask_2>", "<unk_2>", "<unk>")] == [
+            0, 1, 2, 3, 4, 105,
+        ]  # fmt: skip
+    assert tokenizer.encode("the cat") == plain.encode("the cat")
+
+
+UNIGRAMS = ("MBartTokenizer", "MBart50Tokenizer", "CamembertTokenizer")
+REAL_CLASSES = {
+    "NllbTokenizer": makers.nllb, "MarianTokenizer": makers.marian, "DebertaV2Tokenizer": makers.deberta,
+    "PegasusTokenizer": makers.pegasus, **{name: partial(makers.fairseq_unigram, name=name) for name in UNIGRAMS},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REAL_CLASSES)
+def test_real_lines_have_transformers_ids(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8,000 lines of English, Chinese, both mixed and 75 languages, by a vocabulary of such lines."""
+    transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("sentencepiece")
+    lines = [text.replace("\n", " ") for file, most in (("en_zh_python_docs", 3000), ("langid_sentences", 4000),
+             ("zh_classical_modern", 1500), ("en_rust_book", 40)) for text in real_texts(file, most, 400)]  # fmt: skip
+    random.Random(0).shuffle(lines)
+    monkeypatch.setattr(makers, "LEARN", lines[:4000])
+    monkeypatch.setattr(makers, "LARGER", {"vocab_size": 6000})
+    REAL_CLASSES[name](tmp_path)
+    theirs, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.load(tmp_path)
+    tried = [line for line in [*lines, *TEXTS] if not spells_special(tokenizer, line)]
+    assert len(tried) > 8000 and tokenizer.vocabulary > 4000
+    expected = [theirs(line, add_special_tokens=False)["input_ids"] for line in tried]
+    different = [line for line, ids in zip(tried, expected, strict=True) if tokenizer.encode(line) != ids]
+    assert not different, (len(different), different[:5])
 
 
 @pytest.mark.parametrize("legacy", [None, False, True])

@@ -165,6 +165,42 @@ def test_chatglm_is_built_from_its_model_and_no_code_is_run(tmp_path: Path) -> N
     assert "auto_map" not in config and not list((tmp_path / "saved").glob("*.py"))
 
 
+def test_the_first_chatglm_adds_pieces_to_its_model_and_counts_pictures(tmp_path: Path) -> None:
+    makers.chatglm6b_first(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    (tmp_path / "saved").mkdir()
+    tokenizer.save(tmp_path / "saved")
+    again = Tokenizer.load(tmp_path / "saved")
+    reference = first_chatglm(tmp_path)
+    pictures = 20_000
+    for text in [*TEXTS, "\n\n  a\t b" + " " * 163 + "c\n", "def f(x):\n    return x", "<image_7> \U0001f642"]:
+        spelled = re.sub(" {2,}", lambda found: blanks(len(found.group())), text.replace("\n", "<n>"))
+        ids = [pictures + index for index in reference.encode(spelled.replace("\t", "<|tab|>"))]
+        assert tokenizer.encode(text) == again.encode(text) == ids, text
+    special = {
+        name: pictures + reference.piece_to_id(name) for name in ("[MASK]", "[gMASK]", "<sop>", "<eop>", "<pad>")
+    }
+    assert special.items() <= tokenizer.special.items()
+    assert special["<pad>"] == 20_003 and tokenizer.vocabulary == pictures + reference.vocab_size()
+    assert tokenizer.core.encode("hello").ids[-2:] == [special["[gMASK]"], special["<sop>"]]
+    assert tokenizer.decode(tokenizer.encode("def f(x):\n    return x\n")) == "def f(x):\n    return x\n"
+
+
+def first_chatglm(folder: Path) -> library.SentencePieceProcessor:
+    """What the published code makes of its file: marks, white space and bytes behind the pieces."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "ice_text.model").read_bytes())
+    marks = ["[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
+    spaces = ["<|tab|>", *(f"<|blank_{count}|>" for count in range(2, 81))]
+    for pieces, kind in ((marks, 3), (spaces, 4), ([f"<0x{byte:02X}>" for byte in range(256)], 6)):
+        for piece in pieces:
+            proto.pieces.add(piece=piece, score=0.0, type=kind)
+    proto.trainer_spec.byte_fallback = True
+    return library.SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
 def test_chatglm3_has_marks_and_roles_behind_its_pieces(tmp_path: Path) -> None:
     makers.chatglm3(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
@@ -212,7 +248,7 @@ def test_coded_classes_over_byte_ranks(name: str, file: str, pattern: str, tmp_p
 
 def spoil_images(folder: Path) -> None:
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    makers.write(folder, "tokenizer_config.json", {**config, "num_image_tokens": 20000})
+    makers.write(folder, "tokenizer_config.json", {**config, "num_image_tokens": 30000})
 
 
 def spoil_class(folder: Path) -> None:
@@ -227,7 +263,7 @@ def spoil_table(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
-    (spoil_images, "num_image_tokens=20000"), (spoil_class, "tokenization_chatglm.ChatGLMTokenizer"),
+    (spoil_images, "num_image_tokens=30000"), (spoil_class, "tokenization_chatglm.ChatGLMTokenizer"),
     (spoil_table, "ice_text.model cannot be read"),
 ])  # fmt: skip
 def test_what_is_not_read_is_refused_by_name(spoil: Callable[[Path], None], said: str, tmp_path: Path) -> None:
