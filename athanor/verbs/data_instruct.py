@@ -9,7 +9,7 @@ from athanor.base.words import say
 from athanor.verbs.data import filled, out_option, readable, show
 from athanor.verbs.options import json_option
 
-TARGETS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "ranked", "hh", "kto")
+TARGETS = ("openai", "sharegpt", "alpaca", "gsm8k", "preference", "ranked", "hh", "kto")
 FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement")
 
 
