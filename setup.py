@@ -24,7 +24,9 @@ class BuildLibrary(build_ext):
 
     def build_extension(self, extension: Extension) -> None:
         plain = self.compiler.compiler_type == "msvc"
-        extension.extra_compile_args = ["/O2"] if plain else ["-O3", "-std=c11", "-fvisibility=hidden", "-g0"]
+        # fp-contract: a product and a sum may be one operation, which halves the time of layers.c
+        options = ["-O3", "-std=c11", "-ffp-contract=fast", "-fvisibility=hidden", "-g0"]
+        extension.extra_compile_args = ["/O2"] if plain else options
         super().build_extension(extension)
 
     def get_export_symbols(self, extension: Extension) -> list[str]:

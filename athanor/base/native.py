@@ -74,7 +74,7 @@ def describe() -> str:
 
 @cache
 def function(name: str) -> Callable[..., int]:
-    """A function of the library: takes whole numbers, pointers (`pointer`) and bytes, gives a whole number.
+    """A function of the library: takes whole numbers, c_double, pointers (`pointer`) and bytes, gives a whole number.
 
     Raises:
         MemoryError: from the function, when the library got no memory.
@@ -83,7 +83,7 @@ def function(name: str) -> Callable[..., int]:
     assert library is not None, "callers ask `available` first"
     called = library[name]
     called.restype = ctypes.c_int64
-    as_it_is = (ctypes.c_void_p, bytes)
+    as_it_is = (ctypes.c_void_p, ctypes.c_double, bytes)
 
     def call(*arguments: Any) -> int:
         result = called(*[value if isinstance(value, as_it_is) else ctypes.c_int64(value) for value in arguments])

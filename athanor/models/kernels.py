@@ -1,8 +1,9 @@
 """The inner loops of the trunk: each as the plain formula, and beside it a faster path with its own gradient.
 
 The plain formulas (`plain_*`) are the reference. The faster paths are taken where they were measured to win: on a CPU,
-where torch's own kernels spend much of a small model's step outside matrix products. They are compared with
-the plain formulas, gradients included, in `tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA
+where torch's own kernels spend much of a small model's step outside matrix products; in training they are those of
+`native_kernels.py` where its library was built. They are compared with the plain formulas, gradients included, in
+`tests/models/test_kernels.py`. On CUDA attention goes to torch's SDPA
 kernels; that was never run on a GPU, since none was at hand.
 
 Shape letters as in `transformer.py`; G query heads per key head, X rows (any leading axes flattened).
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+
+from athanor.models import native_kernels
 
 QUERY_BLOCK = 128  # queries per product: small enough to skip most of the masked half, large enough for fast products
 CHUNK_ROWS = 512  # rows of logits at a time: few enough to stay in a cache, enough for fast products
@@ -41,7 +44,8 @@ def by_blocks(device: torch.device) -> bool:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis (Zhang and Sennrich 2019, equation 4)."""
     if trains_on_cpu(x, weight):
-        return RmsNorm.apply(x, weight, eps)
+        way = native_kernels.RmsNorm if native_kernels.usable(x, weight) else RmsNorm
+        return way.apply(x, weight, eps)
     return of_length_one(x, eps)[0].mul_(weight) if on_cpu(x) else plain_rms_norm(x, weight, eps)
 
 
@@ -81,6 +85,8 @@ class RmsNorm(Function):
 
 def rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, *, pairs: str) -> Tensor:
     """Turn each pair (a, b) by its angle: (a cos - b sin, b cos + a sin); numbers beyond the first 2R stay."""
+    if trains_on_cpu(x_BTNH) and native_kernels.can_rotate(x_BTNH, pairs):
+        return native_kernels.Rotate.apply(x_BTNH, cos_BT1R, sin_BT1R)
     cos, sin = cos_BT1R.to(x_BTNH.dtype), sin_BT1R.to(x_BTNH.dtype)
     if trains_on_cpu(x_BTNH):
         return Rotate.apply(x_BTNH, cos, sin, pairs)
@@ -136,7 +142,7 @@ def turn(x_BTNH: Tensor, cos: Tensor, sin: Tensor, pairs: str, sign: int) -> Ten
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up, where gate and up are the two halves of the last axis (Shazeer 2020, equation 6)."""
     if trains_on_cpu(x):
-        return SwiGlu.apply(x)
+        return (native_kernels.SwiGlu if native_kernels.usable(x) else SwiGlu).apply(x)
     gate, up = x.chunk(2, dim=-1)
     return F.silu(gate).mul_(up) if on_cpu(x) else plain_swiglu(x)
 
@@ -225,6 +231,14 @@ class Mask:
             first_T = (place_T - window + 1).clamp_min(0)
             starts_BT = first_T[None] if starts_BT is None else torch.maximum(starts_BT, first_T)
         self.length, self.causal, self.plain = length, causal, starts_BT is None and allowed_BTS is None
+        self.ranges: tuple[Tensor, Tensor] | None = (
+            None  # keys first to end - 1 of each query, (B or 1, T); None: others
+        )
+        if allowed_BTS is None and by_blocks(device):
+            first_BT = torch.zeros_like(place_T)[None] if starts_BT is None else starts_BT.contiguous()
+            end_BT = place_T[None] + 1 if causal else torch.full_like(place_T, length)[None]
+            end_BT = end_BT.expand_as(first_BT) if ends_BT is None else ends_BT
+            self.ranges = first_BT, end_BT.contiguous()
         self.allowed_BTS = allowed_BTS  # None: everybody attends to everybody
         if allowed_BTS is None and causal:
             self.allowed_BTS = (place_T[:, None] >= place_T)[None]
@@ -275,6 +289,8 @@ def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, s
     # On a CPU torch's own kernel wins in float32 where no mask is to be read, but for a causal one's gradients.
     others = (learns and mask.causal) or not mask.plain or q_BTNH.dtype != torch.float32
     if by_blocks(q_BTNH.device) and others:
+        if mask.ranges is not None and native_kernels.can_attend(q_BTNH, k_BTKH, v_BTKH):
+            return native_kernels.Attention.apply(q_BTNH, k_BTKH, v_BTKH, *mask.ranges, scale)
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if not mask.plain:
@@ -444,20 +460,11 @@ class LinearCrossEntropy(Function):
         dweight_VD = torch.zeros(weight_VD.shape if learns else (0,), device=device)
         for rows in chunks(len(hidden_XD)):
             logits_XV = F.linear(hidden_XD[rows], weight_VD)
-            if z_loss:
-                log_sum_X1 = logits_XV.float().logsumexp(-1, keepdim=True)
-                extra += z_loss * log_sum_X1.square().sum()
-            p_XV = torch.softmax(logits_XV, dim=-1)
-            p_X1 = p_XV.gather(1, targets_X[rows, None])
-            # Below e^-69 the loss is reported as 69 nats: a logarithm of zero would end the run for one bad token.
-            loss_X[rows] = -p_X1.squeeze(1).float().clamp_min(1e-30).log()
-            if z_loss:  # d log_sum^2 = 2 log_sum p
-                p_XV *= (1 + 2 * z_loss * log_sum_X1).to(p_XV.dtype)
-                p_X1 = p_XV.gather(1, targets_X[rows, None])
-            p_XV.scatter_(1, targets_X[rows, None], p_X1 - 1)
-            torch.mm(p_XV, weight_VD, out=dhidden_XD[rows])
+            dlogits_XV, loss_X[rows], squares = cross_entropy(logits_XV, targets_X[rows], z_loss)
+            extra += squares
+            torch.mm(dlogits_XV, weight_VD, out=dhidden_XD[rows])
             if learns:
-                dweight_VD += p_XV.t() @ hidden_XD[rows]
+                dweight_VD += dlogits_XV.t() @ hidden_XD[rows]
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(loss_X)
         return loss_X.sum() + extra, loss_X
@@ -466,3 +473,21 @@ class LinearCrossEntropy(Function):
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
         return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None
+
+
+def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor | float]:
+    """The gradient of a chunk's logits, which it may write over, each row's loss, and what z-loss adds to the sum."""
+    if on_cpu(logits_XV) and native_kernels.usable(logits_XV):
+        loss_X, log_sum_X = native_kernels.cross_entropy(logits_XV, targets_X, z_loss)
+        return logits_XV, loss_X, z_loss * log_sum_X.square().sum() if z_loss else 0.0
+    p_XV = torch.softmax(logits_XV, dim=-1)
+    p_X1 = p_XV.gather(1, targets_X[:, None])
+    # Below e^-69 the loss is reported as 69 nats: a logarithm of zero would end the run for one bad token.
+    loss_X = -p_X1.squeeze(1).float().clamp_min(1e-30).log()
+    extra: Tensor | float = 0.0
+    if z_loss:  # d log_sum^2 = 2 log_sum p
+        log_sum_X1 = logits_XV.float().logsumexp(-1, keepdim=True)
+        extra = z_loss * log_sum_X1.square().sum()
+        p_XV *= (1 + 2 * z_loss * log_sum_X1).to(p_XV.dtype)
+        p_X1 = p_XV.gather(1, targets_X[:, None])
+    return p_XV.scatter_(1, targets_X[:, None], p_X1 - 1), loss_X, extra

@@ -6,7 +6,7 @@
 #include "athanor.h"
 
 enum { SEPARATOR = 0, WORD = 1, ALONE = 2, SPECIAL = 4 }; /* byteshingles.py: classes of characters */
-enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, FEW = 24, REPEAT_BITS = 10 };
+enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, MOST_BITS = 24 };
 static const uint32_t NONE = 0xFFFFFFFF;
 static const uint64_t SPREAD = 0xBF58476D1CE4E5B9, LONGER = 0x94D049BB133111EB, RUN_BASE = 0xD6E8FEB86659FD93;
 
@@ -98,6 +98,28 @@ static const uint8_t *short_words(const uint8_t *place, const uint8_t *end, uint
     return place;
 }
 
+/* Characters of three bytes of which each is a word or separates words (most of Chinese), without a branch between the
+   two, and separators of ASCII between them; stops at the beginning of anything else. */
+static const uint8_t *words_of_one(const uint8_t *place, const uint8_t *end, const uint8_t *classes, uint64_t **out) {
+    uint64_t *next = *out;
+    while (end - place >= 8) {
+        uint64_t bytes;
+        memcpy(&bytes, place, 8);
+        if ((bytes & 0xF0) != 0xE0) {
+            if (bytes & 0x80 || is_word_byte((uint8_t)bytes)) break;
+            place++;
+            continue;
+        }
+        uint8_t class = classes[(bytes & 0x0F) << 12 | (bytes >> 2 & 0xFC0) | (bytes >> 16 & 0x3F)];
+        if (class & (WORD | SPECIAL)) break;
+        *next = spread(bytes & 0xFFFFFF);
+        next += class == ALONE;
+        place += 3;
+    }
+    *out = next;
+    return place;
+}
+
 /* Adds a character outside ASCII in lower case, which has as many bytes. */
 static inline void add_letter(Word *word, const uint8_t *place, int size, uint32_t code, uint32_t small) {
     if (small == code) {
@@ -121,6 +143,11 @@ static uint64_t *hash_words(const uint8_t *place, const uint8_t *end, const Lett
             place++;
             continue;
         }
+        if (!word.bytes) {
+            const uint8_t *begin = place;
+            place = words_of_one(place, end, letters->classes, &out);
+            if (place != begin) continue;
+        }
         int size;
         uint32_t code = decode(place, end, &size);
         uint8_t class = letters->classes[code];
@@ -142,27 +169,30 @@ static uint64_t *hash_words(const uint8_t *place, const uint8_t *end, const Lett
 static int64_t combine(uint64_t *words, int64_t count, int64_t width) {
     if (!count) return 0;
     if (width > count) width = count;
-    uint64_t run = 0, highest = 1;
+    uint64_t run = 0, gone = 1;
     for (int64_t place = 0; place < width; place++) run = run * RUN_BASE + words[place];
-    for (int64_t place = 1; place < width; place++) highest *= RUN_BASE;
-    int64_t runs = count - width + 1;
-    for (int64_t place = 0; place < runs; place++) {
-        uint64_t first = words[place];
+    for (int64_t place = 0; place < width; place++) gone *= RUN_BASE;
+    int64_t last = count - width;
+    for (int64_t place = 0; place < last; place++) {
+        uint64_t change = words[place + width] - words[place] * gone; /* apart: only one product waits for the last */
         words[place] = spread(run);
-        if (place + 1 < runs) run = (run - first * highest) * RUN_BASE + words[place + width];
+        run = run * RUN_BASE + change;
     }
-    return runs;
+    words[last] = spread(run);
+    return last + 1;
 }
 
-/* Room for the words of the longest text. */
-static uint64_t *room_for_words(const int64_t *ends, int64_t documents) {
+/* How many words the longest text may have. */
+static int64_t most_words(const int64_t *ends, int64_t documents) {
     int64_t longest = 0;
     for (int64_t d = 0; d < documents; d++) {
         int64_t size = ends[d] - (d ? ends[d - 1] : 0);
         if (size > longest) longest = size;
     }
-    return malloc(sizeof(uint64_t) * (size_t)(longest / 2 + 1));
+    return longest / 2 + 1;
 }
+
+static uint64_t *room_for(int64_t words) { return malloc(sizeof(uint64_t) * (size_t)words); }
 
 /* The least value in each bin; empty bins borrow, by the first of the probes that leads to one that is not. */
 static void sign(const uint64_t *runs, int64_t count, const int64_t *probes, int64_t probe_rows, uint32_t *signature) {
@@ -170,7 +200,7 @@ static void sign(const uint64_t *runs, int64_t count, const int64_t *probes, int
     for (int bin = 0; bin < BINS; bin++) own[bin] = NONE;
     for (int64_t place = 0; place < count; place++) {
         uint32_t *bin = own + (runs[place] >> (64 - BIN_BITS)), value = (uint32_t)(runs[place] >> VALUE_SHIFT);
-        if (value < *bin) *bin = value;
+        *bin = value < *bin ? value : *bin; /* a branch would be guessed wrong every second time */
     }
     for (int bin = 0; bin < BINS; bin++) {
         signature[bin] = own[bin];
@@ -187,7 +217,7 @@ EXPORT int64_t athanor_band_keys(const uint8_t *data, const int64_t *ends, int64
                                  const uint32_t *lower, int64_t width, const int64_t *probes, int64_t probe_rows,
                                  int64_t bands, int64_t rows, uint32_t *keys, uint8_t *special) {
     Letters letters = {classes, lower};
-    uint64_t *words = room_for_words(ends, documents);
+    uint64_t *words = room_for(most_words(ends, documents));
     if (!words) return OUT_OF_MEMORY;
     for (int64_t d = 0; d < documents; d++) {
         uint64_t *behind = hash_words(data + (d ? ends[d - 1] : 0), data + ends[d], &letters, words);
@@ -207,16 +237,15 @@ EXPORT int64_t athanor_band_keys(const uint8_t *data, const int64_t *ends, int64
     return 0;
 }
 
-static int compare(const void *left, const void *right) {
-    uint64_t one = *(const uint64_t *)left, other = *(const uint64_t *)right;
-    return (one > other) - (one < other);
+/* The bits that tell the buckets of so many numbers apart: at least two for each number. */
+static int bucket_bits(int64_t count) {
+    int bits = 1;
+    while (bits < MOST_BITS && (int64_t)1 << bits < 2 * count) bits++;
+    return bits;
 }
 
-static void sort_few(uint64_t *values, int64_t count) {
-    if (count > FEW) {
-        qsort(values, (size_t)count, sizeof *values, compare);
-        return;
-    }
+/* Sorts numbers that are nearly in order. */
+static void sort_nearly(uint64_t *values, int64_t count) {
     for (int64_t place = 1; place < count; place++) {
         uint64_t value = values[place];
         int64_t free_place = place;
@@ -225,19 +254,21 @@ static void sort_few(uint64_t *values, int64_t count) {
     }
 }
 
-/* Sorts numbers whose first bits are random: one bucket for about every number, then the buckets. `out` is as long as
-   `values`, `starts` one longer than the number of buckets (a power of two, 2^bits). */
-static void sort_random(const uint64_t *values, int64_t count, uint64_t *out, int64_t *starts, int bits) {
+/* Sorts numbers whose first bits are random: into buckets, then the few that are out of order there. `out` is as long
+   as `values`; `ends` has an element for every bucket of as many numbers. */
+static void sort_random(const uint64_t *values, int64_t count, uint64_t *out, uint32_t *ends) {
+    int bits = bucket_bits(count);
     int64_t buckets = (int64_t)1 << bits;
-    memset(starts, 0, sizeof *starts * (size_t)(buckets + 1));
-    for (int64_t place = 0; place < count; place++) starts[(values[place] >> (64 - bits)) + 1]++;
-    for (int64_t bucket = 0; bucket < buckets; bucket++) starts[bucket + 1] += starts[bucket];
-    for (int64_t place = 0; place < count; place++) out[starts[values[place] >> (64 - bits)]++] = values[place];
-    int64_t begin = 0; /* each start has moved to its bucket's end */
+    uint32_t before = 0;
+    memset(ends, 0, sizeof *ends * (size_t)buckets);
+    for (int64_t place = 0; place < count; place++) ends[values[place] >> (64 - bits)]++;
     for (int64_t bucket = 0; bucket < buckets; bucket++) {
-        sort_few(out + begin, starts[bucket] - begin);
-        begin = starts[bucket];
+        uint32_t size = ends[bucket];
+        ends[bucket] = before; /* where it begins: each number moves it on to its end */
+        before += size;
     }
+    for (int64_t place = 0; place < count; place++) out[ends[values[place] >> (64 - bits)]++] = values[place];
+    sort_nearly(out, count);
 }
 
 /* Sorted sets of runs (byteshingles.RunBatch.sets: the first 52 bits of each), one behind the other.
@@ -248,28 +279,23 @@ EXPORT int64_t athanor_run_sets(const uint8_t *data, const int64_t *ends, int64_
                                 const uint32_t *lower, int64_t width, uint64_t *sets, int64_t *set_ends,
                                 uint8_t *special) {
     Letters letters = {classes, lower};
-    uint64_t *words = room_for_words(ends, documents), *sorted = room_for_words(ends, documents), *next = sets;
-    int64_t room = 0, *starts = NULL, status = words && sorted ? 0 : OUT_OF_MEMORY;
+    int64_t most = most_words(ends, documents);
+    uint64_t *words = room_for(most), *sorted = room_for(most), *next = sets;
+    uint32_t *buckets = malloc(sizeof *buckets << bucket_bits(most));
+    int64_t status = words && sorted && buckets ? 0 : OUT_OF_MEMORY;
     for (int64_t d = 0; d < documents && !status; d++) {
         uint64_t *behind = hash_words(data + (d ? ends[d - 1] : 0), data + ends[d], &letters, words), last = 0;
         special[d] = behind == NULL;
         int64_t count = behind ? combine(words, behind - words, width) : 0;
-        int bits = 1;
-        while (bits < 24 && ((int64_t)1 << bits) < count) bits++;
-        if (((int64_t)1 << bits) + 1 > room) {
-            free(starts);
-            room = ((int64_t)1 << bits) + 1;
-            if (!(starts = malloc(sizeof *starts * (size_t)room))) status = OUT_OF_MEMORY;
-        }
-        if (!status) sort_random(words, count, sorted, starts, bits);
-        for (int64_t place = 0; place < count && !status; place++) {
+        sort_random(words, count, sorted, buckets);
+        for (int64_t place = 0; place < count; place++) {
             uint64_t value = sorted[place] >> SET_SHIFT;
             if (!place || value != last) *next++ = value;
             last = value;
         }
         set_ends[d] = next - sets;
     }
-    free(starts);
+    free(buckets);
     free(sorted);
     free(words);
     return status;
@@ -281,10 +307,10 @@ EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int
                                    const uint32_t *lower, int64_t width, int64_t wider, int64_t *numbers,
                                    uint8_t *special) {
     Letters letters = {classes, lower};
-    uint64_t *words = room_for_words(ends, documents), *runs = room_for_words(ends, documents);
-    uint64_t *sorted = room_for_words(ends, documents);
-    int64_t *starts = malloc(sizeof *starts * (((size_t)1 << REPEAT_BITS) + 1));
-    int64_t status = words && runs && sorted && starts ? 0 : OUT_OF_MEMORY;
+    int64_t longest = most_words(ends, documents);
+    uint64_t *words = room_for(longest), *runs = room_for(longest), *sorted = room_for(longest);
+    uint32_t *buckets = malloc(sizeof *buckets << bucket_bits(longest));
+    int64_t status = words && runs && sorted && buckets ? 0 : OUT_OF_MEMORY;
     for (int64_t d = 0; d < documents && !status; d++, numbers += 3) {
         uint64_t *behind = hash_words(data + (d ? ends[d - 1] : 0), data + ends[d], &letters, words);
         special[d] = behind == NULL;
@@ -294,7 +320,7 @@ EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int
             int64_t wide = number == 1 ? width : wider, most = 0, same = 0;
             if (count) memcpy(runs, words, sizeof *runs * (size_t)count);
             int64_t found = count < wide ? 0 : combine(runs, count, wide);
-            sort_random(runs, found, sorted, starts, REPEAT_BITS);
+            sort_random(runs, found, sorted, buckets);
             for (int64_t place = 0; place < found; place++) {
                 same = place && sorted[place] == sorted[place - 1] ? same + 1 : 1;
                 if (same > most) most = same;
@@ -302,7 +328,7 @@ EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int
             numbers[number] = number == 1 ? most : most > 1;
         }
     }
-    free(starts);
+    free(buckets);
     free(sorted);
     free(runs);
     free(words);
@@ -324,4 +350,28 @@ EXPORT void athanor_count_shared(const uint64_t *sets, const int64_t *starts, co
         }
         shared[pair] = count;
     }
+}
+
+/* Notes keys of 32 random bits, 0 standing for none: a bit of `seen` by the lowest `bits` bits of each, a bit of `twice`
+   where that of `seen` was set before. Both have 2^bits bits. Returns 0. */
+EXPORT int64_t athanor_note_keys(const uint32_t *keys, int64_t count, int64_t bits, uint8_t *twice, uint8_t *seen) {
+    uint32_t mask = (uint32_t)(((uint64_t)1 << bits) - 1);
+    for (int64_t number = 0; number < count; number++) {
+        uint32_t place = keys[number] & mask;
+        uint8_t bit = (uint8_t)((keys[number] != 0) << (place & 7));
+        twice[place >> 3] |= seen[place >> 3] & bit;
+        seen[place >> 3] |= bit;
+    }
+    return 0;
+}
+
+/* Whether the bit of each key is set in `twice`. Returns 0. */
+EXPORT int64_t athanor_may_repeat(const uint32_t *keys, int64_t count, int64_t bits, const uint8_t *twice,
+                                  uint8_t *found) {
+    uint32_t mask = (uint32_t)(((uint64_t)1 << bits) - 1);
+    for (int64_t number = 0; number < count; number++) {
+        uint32_t place = keys[number] & mask;
+        found[number] = keys[number] && twice[place >> 3] >> (place & 7) & 1;
+    }
+    return 0;
 }

@@ -121,7 +121,7 @@ def gradients(run: Run) -> tuple[float, int, dict[str, float]] | None:
         torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
         with engine.piece(last=piece == pieces - 1):
             loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
-            loss.total.backward()
+            engine.backward(loss.total)
         run.optimizer.collect()
         flat = [loss.total.detach(), loss.count, *(number for pair in loss.parts.values() for number in pair)]
         sums.append(torch.stack([number.double() for number in flat]))

@@ -5,7 +5,7 @@ saved under their family's names, so that `transformers` and others read them.
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from torch import nn
@@ -31,6 +31,9 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     **dict.fromkeys(("fused_loss", "document_mask"), ("next_token",)),
     "prompts": ("next_token", "blank_infilling"),
 }
+BESIDE: dict[ObjectiveName, tuple[ObjectiveName, ...]] = {  # whose network can be read the other way, too
+    "blank_infilling": ("next_token",),
+}
 
 
 class PretrainSettings(NextTokenSettings):
@@ -48,6 +51,11 @@ class PretrainSettings(NextTokenSettings):
     """Share of the rows that lose their second half or more, [gMASK], not short spans, [MASK]; unset: 0.5."""
     guess_one_in: int | None = pydantic.Field(default=None, ge=2)
     """One word in so many is guessed, the last ones of its order; unset: 6."""
+    beside: dict[ObjectiveName, Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(default_factory=dict)
+    """Further objectives that the same network learns on the same rows, and what each counts beside the first, which
+    counts 1: {next_token: 1} with blank_infilling (GLM, Du et al. 2022, section 2.2: multi-task pretraining)."""
+    compare_every: int | None = pydantic.Field(default=None, ge=1)
+    """Steps between two comparisons of the objectives' gradients; unset: none."""
     layers: int = pydantic.Field(ge=1)
     """Of an encoder-decoder: on either side."""
     width: int = pydantic.Field(ge=16)
@@ -79,6 +87,29 @@ class PretrainSettings(NextTokenSettings):
                     f"{name}={getattr(self, name)} has no meaning with objective: {self.objective}; "
                     f"leave it out, or choose {' or '.join(objectives)}"
                 )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _divides(self) -> "PretrainSettings":
+        for name in ("heads", "kv_heads", "hidden", "expert_hidden"):
+            number = getattr(self, name)
+            if self.engine == "tensor" and number is not None and number % self.processes:
+                raise ValueError(
+                    f"engine=tensor cannot divide {name}={number} among processes={self.processes}: "
+                    "choose a number that does, or engine=fsdp2"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _learns_together(self) -> "PretrainSettings":
+        for other in self.beside:
+            if other not in BESIDE.get(self.objective, ()):
+                known = "; ".join(f"{one}: beside {', '.join(others)}" for one, others in BESIDE.items())
+                raise ValueError(
+                    f"beside: the network of {self.objective} cannot learn {other}, too; allowed is {known}"
+                )
+        if self.compare_every is not None and not self.beside:
+            raise ValueError("compare_every compares the gradients of several objectives: name one in `beside`")
         return self
 
 

@@ -15,7 +15,6 @@ from athanor.training.engines.part import PartDone
 from athanor.training.guard import Guard
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
-from athanor.training.optimizer import MasterOptimizer
 from athanor.training.settings import LoopSettings
 from athanor.training.show import Show
 
@@ -39,12 +38,10 @@ class Run:
     ):
         self.objective, self.settings, self.work = objective, settings, work
         self.progress, self.engine, self.model = progress, engine, model
-        self.module = engine.wrap(Scored(model, objective.loss))
-        self.optimizer = MasterOptimizer(
-            model, settings.optimizer, settings.betas, settings.weight_decay, engine, settings.fused_optimizer
-        )
-        names, masters = self.optimizer.names, self.optimizer.masters
-        self.average = None if settings.average is None else Average(names, masters, settings.average)
+        self.module, self.optimizer = engine.start(Scored(model, objective.loss), settings)
+        self.average = None
+        if settings.average is not None:
+            self.average = Average(self.optimizer.names, self.optimizer.masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
         self.writer: Any = self.checkpoints if engine.places == 1 else in_background(self.checkpoints, engine)
         self.guard = Guard(settings.on_spike)

@@ -142,7 +142,7 @@ class Contest:
         run = torch.compile(model) if compiled else model
         return self.plain(model, lambda ids: run(ids, ids)[1])
 
-    def litgpt(self, compiled: bool) -> Step:
+    def litgpt_model(self) -> torch.nn.Module:
         from litgpt.config import Config
         from litgpt.model import GPT
 
@@ -153,6 +153,10 @@ class Contest:
         )  # fmt: skip
         model = GPT(config)
         model.lm_head.weight = model.transformer.wte.weight
+        return model
+
+    def litgpt(self, compiled: bool) -> Step:
+        model = self.litgpt_model()
         run = torch.compile(model) if compiled else model
 
         def loss(ids: torch.Tensor) -> torch.Tensor:
@@ -249,6 +253,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path)
     parser.add_argument("--nanochat", type=Path)
     parser.add_argument("--litgpt", action="store_true")
+    parser.add_argument("--who", help="names that take part, with commas, ours first; left out: all")
     parser.add_argument("--only", help="train this one alone and print its peak memory")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -260,7 +265,8 @@ def main() -> None:
         peak_kB = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
         print(json.dumps({"megabytes": peak_kB / 1000}))
         return
-    times = measure(contest, list(contest.all()), args.rounds)
+    names = args.who.split(",") if args.who else list(contest.all())
+    times = measure(contest, names, args.rounds)
     clock = time.process_time if args.threads == 1 else time.perf_counter
     best = peak(getattr(torch, args.dtype), clock)
     print(f"{args.shape}, {args.dtype}, {args.threads} threads; products {best / 1e9:.0f} GFLOP/s")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from athanor.models import kernels
+from athanor.base import native
+from athanor.models import kernels, native_kernels
 from athanor.models.language import document_starts
 
 TOLERANCE = 1e-5
@@ -38,8 +39,18 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 32), (3, 4, 2, 16), (7, 8)])
-def test_rms_norm(shape):
+@pytest.fixture(params=["library", "torch"])
+def way(request, monkeypatch):
+    """The C library, and what stands in for it where it was not built."""
+    if request.param == "torch":
+        monkeypatch.setattr(native_kernels, "usable", lambda *tensors: False)
+    elif not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    return request.param
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 32), (3, 4, 2, 16), (7, 8), (3, 19), (300, 320)])
+def test_rms_norm(shape, way):
     eps = 1e-3  # large enough that forgetting it shows
     assert_equal(
         lambda x, w: kernels.rms_norm(x, w, eps), lambda x, w: kernels.plain_rms_norm(x, w, eps),
@@ -49,8 +60,9 @@ def test_rms_norm(shape):
 
 @pytest.mark.parametrize("pairs", ["halves", "neighbours"])
 @pytest.mark.parametrize("rotations", [8, 3])
-def test_rotate(pairs, rotations):
-    angle = torch.randn(2, 5, 1, rotations)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_rotate(pairs, rotations, rows, way):
+    angle = torch.randn(rows, 5, 1, rotations)
     assert_equal(
         lambda x: kernels.rotate(x, angle.cos(), angle.sin(), pairs=pairs),
         lambda x: kernels.plain_rotate(x, angle.cos(), angle.sin(), pairs),
@@ -65,8 +77,19 @@ def test_rotation_turns_by_the_angle():
     assert torch.allclose(y, torch.tensor([[[[0.0, 1.0]]]]), atol=1e-6)
 
 
-def test_swiglu():
-    assert_equal(kernels.swiglu, kernels.plain_swiglu, torch.randn(2, 5, 24) * 2)
+@pytest.mark.parametrize("shape", [(2, 5, 24), (70, 1_026), (3, 2)])
+def test_swiglu(shape, way):
+    assert_equal(kernels.swiglu, kernels.plain_swiglu, torch.randn(shape) * 3)
+
+
+@pytest.mark.parametrize("gate", [-200.0, -88.0, 0.0, 88.0, 200.0])
+def test_swiglu_far_out(gate, way):
+    x = torch.tensor([[gate, 2.0]], requires_grad=True)
+    y = kernels.swiglu(x)
+    y.sum().backward()
+    assert y.tolist() == [[pytest.approx(max(gate, 0.0) * 2, abs=1e-6)]]
+    slope = 0.5 if gate == 0 else float(gate > 0)
+    assert x.grad.tolist() == [[pytest.approx(2 * slope, abs=1e-6), pytest.approx(max(gate, 0.0), abs=1e-6)]]
 
 
 def test_geglu_halves():
@@ -158,16 +181,17 @@ def test_mask_never_crosses_a_document():
 
 
 @pytest.mark.parametrize("rows", [1, 64, 700])
-def test_loss(rows):
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+def test_loss(rows, z_loss, way):
     targets = torch.randint(0, 50, (rows,))
     assert_equal(
-        lambda h, w: kernels.linear_cross_entropy(h, w, targets)[0],
-        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets)[0],
+        lambda h, w: kernels.linear_cross_entropy(h, w, targets, z_loss)[0],
+        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets, z_loss)[0],
         torch.randn(rows, 16), torch.randn(50, 16),
     )  # fmt: skip
 
 
-def test_loss_without_gradients():
+def test_loss_without_gradients(way):
     hidden, weight, targets = torch.randn(700, 16), torch.randn(50, 16), torch.randint(0, 50, (700,))
     total, loss = kernels.plain_linear_cross_entropy(hidden, weight, targets, 0.01)
     found, losses = kernels.linear_cross_entropy(hidden, weight, targets, 0.01)
@@ -177,7 +201,7 @@ def test_loss_without_gradients():
     assert not each.requires_grad
 
 
-def test_loss_of_impossible_token_is_finite():
+def test_loss_of_impossible_token_is_finite(way):
     hidden = torch.tensor([[1000.0, 0.0]], requires_grad=True)
     loss, _ = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
     loss.backward()
@@ -193,3 +217,89 @@ def test_bf16_training_stays_near_float32():
     rounded = gradients(lambda q, k, v: kernels.self_attention(q, k, v, low, SCALE), [x.bfloat16() for x in inputs])
     for ours, theirs in zip(rounded, exact, strict=True):
         assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.02
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_without_a_number_is_none(value, way):
+    hidden = torch.tensor([[value, 1.0]], requires_grad=True)
+    loss, _ = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
+    assert not loss.isfinite()
+
+
+def test_bf16_of_the_library_is_rounded_once():
+    """Each result within half a unit in the last place of bf16 of what float32 says, sums over rows within two."""
+    if not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    x, weight = torch.randn(70, 320).bfloat16(), torch.randn(320).bfloat16()
+    angle = torch.randn(1, 35, 1, 16)
+    cases = [
+        (lambda x, w: kernels.rms_norm(x, w, 1e-5), lambda x, w: kernels.plain_rms_norm(x, w, 1e-5), [x, weight]),
+        (kernels.swiglu, kernels.plain_swiglu, [x]),
+        (
+            lambda x: kernels.rotate(x, angle.cos(), angle.sin(), pairs="halves"),
+            lambda x: kernels.plain_rotate(x, angle.cos(), angle.sin(), "halves"), [x.view(2, 35, 8, 40)],
+        ),
+    ]  # fmt: skip
+    for fast, plain, inputs in cases:
+        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+        y = fast(*leaves)
+        y.sum().backward()
+        exact = [tensor.detach().float().requires_grad_() for tensor in inputs]
+        z = plain(*exact)
+        z.sum().backward()
+        for ours, theirs in zip([y, *(leaf.grad for leaf in leaves)], [z, *(leaf.grad for leaf in exact)], strict=True):
+            error = (ours.detach().float() - theirs.detach()).abs() / (theirs.detach().abs() + 1e-2)
+            assert float(error.max()) < 2**-7
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "key_heads", "size"),
+    [(1, 2, 1, 32), (33, 4, 4, 64), (300, 4, 2, 32), (128, 2, 2, 128), (200, 3, 1, 96)],
+)
+@pytest.mark.parametrize("kind", ["plain", "packed", "window", "both ways"])
+def test_attention_of_the_library(length, heads, key_heads, size, kind):
+    """bf16: result and gradients nearer to float32 than twice the rounding of what is rounded on the way."""
+    if not native_kernels.has_pairs():
+        pytest.skip("the C library is not in use, or the processor does not multiply pairs of bf16 numbers")
+    starts = packed_starts(2, length) if kind != "plain" else None
+    window, causal = 50 if kind == "window" else None, kind != "both ways"
+    mask = kernels.Mask(length, starts, torch.device("cpu"), window, causal=causal)
+    allowed = mask.allowed_BTS if causal else document_starts(starts)[:, :, None] == document_starts(starts)[:, None]
+    together = torch.randn(2, length, heads + 2 * key_heads, size).bfloat16()  # as one product makes them
+    inputs = [x.contiguous() if kind == "packed" else x for x in together.split((heads, key_heads, key_heads), 2)]
+    assert native_kernels.can_attend(*inputs)
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    cotangent = torch.randn(2, length, heads, size).bfloat16()
+    y = kernels.self_attention(*leaves, mask, SCALE)
+    y.backward(cotangent)
+    exact = [x.detach().float().requires_grad_() for x in inputs]
+    z = kernels.plain_attention(*exact, allowed, SCALE)
+    z.backward(cotangent.float())
+    for ours, theirs in zip([y, *(x.grad for x in leaves)], [z, *(x.grad for x in exact)], strict=True):
+        assert float((ours.float() - theirs).norm()) < 2**-7 * float(theirs.norm()) + 1e-6
+    with torch.no_grad():
+        assert torch.equal(kernels.self_attention(*inputs, mask, SCALE), y)
+
+
+def test_threads_change_no_result():
+    """Heads are computed alone, so that their number decides nothing."""
+    inputs = [torch.randn(3, 150, heads, 32).bfloat16().requires_grad_() for heads in (4, 2, 2)]
+    mask, threads, found = kernels.Mask(150, None, torch.device("cpu")), torch.get_num_threads(), []
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        y = kernels.self_attention(*inputs, mask, SCALE)
+        found.append([y, *torch.autograd.grad(y.sum(), inputs)])
+    torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_attention_of_the_library_hides_no_trouble():
+    """A query, a key or a value that is no number leaves none in what saw it, and nothing elsewhere."""
+    if not native_kernels.has_pairs():
+        pytest.skip("the C library is not in use, or the processor does not multiply pairs of bf16 numbers")
+    mask = kernels.Mask(200, None, torch.device("cpu"))
+    for place in range(3):
+        inputs = [torch.randn(1, 200, 2, 32).bfloat16() for _ in range(3)]
+        inputs[place][0, 150, 1, 3] = float("nan")
+        y = native_kernels.Attention.apply(*inputs, *mask.ranges, SCALE)
+        assert y[0, 150, 1].isnan().any() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()

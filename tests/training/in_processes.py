@@ -32,6 +32,7 @@ from athanor.training.objectives.next_token import TokenBatch, next_token_loss
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DTYPES
 from athanor.training.techniques import apply_techniques
+from tests.training.pretraining import ready, settings_of
 
 ROWS, LENGTH, VOCABULARY = 4, 24, 61  # two processes cannot share 61 rows of the embedding evenly
 CONFIG = TransformerConfig(
@@ -67,6 +68,8 @@ def batch_of(step: int, rank: int, world: int) -> TokenBatch:
 
 def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[str, Any]]:
     """Train as a case says; rows and weights of the first process are written beside its folder."""
+    if "objective" in case:
+        return run_objective(case, folder, engine)
     more = dict(case.get("settings", {}))
     settings = LoopSettings.model_validate(
         {"steps": 12, "rows": ROWS, "learning_rate": 0.01, "warmup": 2, "checkpoint_seconds": 1e9, **more}
@@ -92,6 +95,20 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
     with torch.no_grad():  # what comes back is a plain model
         assert type(model.trunk.blocks[0]).__name__ == "Block"
         model(torch.zeros(1, 4, dtype=torch.long))
+    return rows
+
+
+def run_objective(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[str, Any]]:
+    """Teach one of pretraining's networks its own objective for twelve steps."""
+    settings = settings_of(case["objective"], steps=12, rows=ROWS, learning_rate=0.003)
+    model, objective = ready(settings)
+    place = folder / case["where"]
+    try:
+        rows = train(model, objective, settings, place, SilentProgress(), "x", engine)
+    except PartDone:
+        return []
+    save_file({name: weight.detach().clone() for name, weight in model.named_parameters()}, f"{place}.safetensors")
+    Path(f"{place}.json").write_text(json.dumps(rows))
     return rows
 
 

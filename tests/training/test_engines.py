@@ -23,6 +23,7 @@ from athanor.training.engines.cut import Cut
 from athanor.training.engines.engine import Engine
 from tests.conftest import ROOT
 from tests.training.in_processes import run_case
+from tests.training.pretraining import HIDING
 
 ENGINES = ("ddp", "fsdp2", "tensor")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "experts": {"settings": {"optimizer": "adamw"}, "config": {"experts": 3, "experts_per_token": 2, "hidden": 32}},
     "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
 }
+BY_DISTANCE = {"alibi": {"position": "alibi"}, "buckets": {"position": "buckets", "buckets": 8, "farthest": 16}}
 STOP = 5
 
 
@@ -64,6 +66,10 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, variant in VARIANTS.items():
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
         cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ENGINES]
+    for name, config in BY_DISTANCE.items():
+        variant = {"settings": {"optimizer": "adamw"}, "config": config}
+        run_case({"where": f"{name}-single", **variant}, folder, Engine())
+        cases.append({"engine": "tensor", "where": f"{name}-tensor", **variant})
     for engine in ENGINES:
         for name in ("adamw", "muon"):
             run_case({"where": f"{name}-single-then-{engine}", "stop": STOP, **VARIANTS[name]}, folder, Engine())
@@ -111,6 +117,23 @@ def agree(folder: Path, name: str, reference: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_walk_the_curve_of_one(engine: str, variant: str, matrix: Path) -> None:
     agree(matrix, f"{variant}-{engine}", f"{variant}-single")
+
+
+@pytest.mark.parametrize("name", BY_DISTANCE)
+def test_scores_by_distance_are_divided_by_heads(name: str, matrix: Path) -> None:
+    agree(matrix, f"{name}-tensor", f"{name}-single")
+
+
+@pytest.mark.slow
+def test_every_objectives_network_is_learnt_by_every_engine(tmp_path: Path) -> None:
+    """BERT's, XLNet's, T5's and GLM's: the curve of one process."""
+    for name in HIDING:
+        run_case({"where": f"{name}-single", "objective": name}, tmp_path, Engine())
+    in_processes(tmp_path, [{"engine": engine, "where": f"{name}-{engine}", "objective": name}
+                            for name in HIDING for engine in ENGINES])  # fmt: skip
+    for name in HIDING:
+        for engine in ENGINES:
+            agree(tmp_path, f"{name}-{engine}", f"{name}-single")
 
 
 def test_pieces_walk_the_curve_of_the_whole(matrix: Path) -> None:

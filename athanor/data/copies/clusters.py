@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from athanor.data.copies.byteshingles import SHINGLE_BITS
 from athanor.data.copies.minhash import LEAST_SHARED, drop_rare
-from athanor.data.copies.shingles import Hashes, Places
+from athanor.data.copies.shingles import Hashes, Numbers, Places
 
 PAIR_RUNS = 200_000  # runs compared at once: what fits in the cache
 Similarities = NDArray[np.float64]
@@ -79,8 +79,23 @@ def count_shared(runs_R: Hashes, starts_D: Places, left_N: Places, right_N: Plac
     return found
 
 
+def _shared_often(kept_E: Numbers, other_E: Numbers, members: int) -> Places:
+    """The pairs, as kept * members + other, that stand together often enough; each once, in order.
+
+    The kept one heads all groups it is in, so these are all the bands that the two share.
+    """
+    pair_E = kept_E.astype(np.int64)
+    pair_E *= members
+    pair_E += other_E
+    del kept_E, other_E
+    pair_E.sort()
+    same = pair_E[LEAST_SHARED - 1 :] == pair_E[: len(pair_E) - LEAST_SHARED + 1]
+    pairs = pair_E[: len(same)][same]
+    return pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
+
+
 def decide(
-    group_E: Places, rank_E: Places, compare: Callable[[Places, Places], Similarities], threshold: float
+    group_E: Numbers, rank_E: Numbers, compare: Callable[[Places, Places], Similarities], threshold: float
 ) -> list[Copy]:
     """Which ranks are removed, for which rank that stays; both in terms of ranks, in order of the removed one.
 
@@ -89,21 +104,25 @@ def decide(
         compare: exact similarities of pairs of ranks.
         threshold: the least Jaccard similarity of a copy.
     """
-    names, member_E = np.unique(rank_E, return_inverse=True)
-    del rank_E
+    is_there = np.zeros(int(rank_E.max(initial=0)) + 1, dtype=np.bool_)
+    is_there[rank_E] = True
+    names = np.flatnonzero(is_there)
+    member_E: Numbers = (np.cumsum(is_there, dtype=np.int32) - 1)[rank_E]
+    del rank_E, is_there
     copies: list[Copy] = []
     while len(member_E):
         begins_E = np.ones(len(member_E), dtype=np.bool_)
-        begins_E[1:] = group_E[1:] != group_E[:-1]
-        heads_E = member_E[np.flatnonzero(begins_E)[np.cumsum(begins_E) - 1]]
+        np.not_equal(group_E[1:], group_E[:-1], out=begins_E[1:])
         never_second = np.ones(len(names), dtype=np.bool_)
         never_second[member_E[~begins_E]] = False
-        stays_E = never_second[heads_E]  # the group's best has no candidate before it in any group
-        pair_E = (heads_E * len(names) + member_E)[stays_E & ~begins_E]
-        del heads_E, never_second  # as large as what came in
-        pairs, shared = np.unique(pair_E, return_counts=True)  # all bands they share: the kept one heads all its groups
-        del pair_E
-        pairs = pairs[shared >= LEAST_SHARED]
+        starts_G = np.flatnonzero(begins_E)
+        head_G, size_G = member_E[starts_G], np.diff(starts_G, append=len(member_E))
+        stays_G = never_second[head_G]  # the group's best has no candidate before it in any group
+        compared_E = np.repeat(stays_G, size_G)
+        gone_E = begins_E & compared_E  # heads that stay: nothing more is asked of them
+        compared_E &= ~begins_E
+        pairs = _shared_often(np.repeat(head_G[stays_G], size_G[stays_G] - 1), member_E[compared_E], len(names))
+        del begins_E, compared_E, starts_G, size_G  # as large as what came in
         kept, others = pairs // len(names), pairs % len(names)
         found = compare(names[kept], names[others])
         gone = np.zeros(len(names), dtype=np.bool_)
@@ -112,6 +131,7 @@ def decide(
             if not gone[others[place]]:
                 gone[others[place]] = True
                 copies.append(Copy(int(names[others[place]]), int(names[kept[place]]), float(found[place])))
-        left_E = ~gone[member_E] & ~(begins_E & stays_E)
+        gone_E |= gone[member_E]
+        left_E = np.logical_not(gone_E, out=gone_E)
         group_E, member_E = drop_rare(group_E[left_E], member_E[left_E])
     return sorted(copies, key=lambda copy: copy.removed)

@@ -3,7 +3,7 @@
 Shapes: D documents, R runs of all sets, N pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def run_sets(block: TextBlock, width: int) -> tuple[Hashes, Places]:
         for number, lowered in _lowered(block, special_D):
             sets[number] = run_sets(lowered, width)[0]
         return np.concatenate(sets), np.cumsum([len(found) for found in sets])
-    return runs_R, ends_D
+    return runs_R.copy(), ends_D  # the room was larger
 
 
 def run_repeats(block: TextBlock, width: int, wider: int) -> list[tuple[int, int, int] | None]:
@@ -87,3 +87,29 @@ def _call(name: str, block: TextBlock, width: int, *more: object) -> None:
 def _lowered(block: TextBlock, special_D: NDArray[np.uint8]) -> list[tuple[int, TextBlock]]:
     """The texts whose letters the library cannot exchange one by one, in lower case."""
     return [(number, TextBlock.of([block.text(number).lower()])) for number in np.flatnonzero(special_D).tolist()]
+
+
+def find_repeated(parts: Iterable[tuple[int, Keys]], expected: int) -> Callable[[Keys], NDArray[np.uint8]]:
+    """Tells which keys other than 0 may stand in the parts more than once: all that do, and few others.
+
+    Args:
+        parts: (first document, key_D), read once.
+        expected: about how many keys they have; 2 to 4 bytes are taken for each.
+    """
+    bits = min(32, max(6, (8 * expected).bit_length()))
+    seen_B, twice_B = np.zeros(1 << bits >> 3, dtype=np.uint8), np.zeros(1 << bits >> 3, dtype=np.uint8)
+
+    def call(name: str, keys_D: Keys, other: NDArray[np.uint8]) -> None:
+        keys_D = np.ascontiguousarray(keys_D)
+        places = (native.pointer(twice_B, np.uint8), native.pointer(other, np.uint8))
+        native.function(name)(native.pointer(keys_D, np.uint32), len(keys_D), bits, *places)
+
+    for _, keys_D in parts:
+        call("athanor_note_keys", keys_D, seen_B)
+
+    def may_repeat(keys_D: Keys) -> NDArray[np.uint8]:
+        found_D = np.empty(len(keys_D), dtype=np.uint8)
+        call("athanor_may_repeat", keys_D, found_D)
+        return found_D
+
+    return may_repeat

@@ -4,9 +4,10 @@ A document is removed only when the exact Jaccard similarity of its word runs to
 the threshold: no chain of similar pairs, no estimate, removes anything. What a word and a run is: `shingles`. The
 outcome does not depend on how documents are batched.
 
-Memory: 64 bytes per document, or 32 and `minhash.SORT_BYTES` where that is less; 100 per candidate, and 1,300 where all
-are copies of one; 20 MB for a batch of ordinary documents (15 to 31 bytes per byte of a longer one). On disk beside the
-result: the band keys (128 bytes per document at the threshold 0.7) and the runs of the candidates (8 bytes each).
+Memory: 64 bytes per document, or 32 and `minhash.SORT_BYTES` where that is less; 100 per candidate, and 800 where all
+are copies of one; 80 MiB of what is not yet on disk; 20 MB for a batch of ordinary documents (15 to 31 bytes per byte
+of a longer one). On disk beside the result: the band keys (128 bytes per document at the threshold 0.7) and the runs of
+the candidates (8 bytes each).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,33 +22,38 @@ from athanor.base import native
 from athanor.data.copies import compiled
 from athanor.data.copies.byteshingles import hash_runs
 from athanor.data.copies.clusters import Copy, Similarities, count_shared, decide, similarities
-from athanor.data.copies.minhash import SORT_BYTES, BandFiles, BandMaker, Keys, shared_bands
+from athanor.data.copies.minhash import SORT_BYTES, BandKeys, BandMaker, Keys, shared_bands
 from athanor.data.copies.shingles import Hashes, Places
 from athanor.data.lines import Texts, as_block, as_list
 
 BATCH_LETTERS = 1 << 18  # the arrays of one batch stay in the cache
+WAITING_BYTES = 64 << 20  # of sets that wait in memory until they are written
 ALLOCATED = 30 << 20  # bytes; without it every array of a batch is mapped and unmapped, a fifth of the time
 
 
-class ShingleFile:
-    """Sets of runs in one file on disk, read back by number."""
+class ShingleSets:
+    """Sets of runs, read back by number: in memory while they are few, then in a file."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._file = open(path, "wb")
+        self._waiting: list[Hashes] = []
+        self._waiting_bytes = 0
+        self._stored = False
         self._sizes: list[Places] = []
 
-    def __enter__(self) -> "ShingleFile":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        self._file.close()
-        self.__dict__.pop("_runs", None)
-
     def append(self, runs_R: Hashes, sizes_D: Places) -> None:
-        """Store the next sets, which stand one behind the other; all are stored before the first is read."""
-        self._file.write(runs_R.tobytes())
+        """Take the next sets, which stand one behind the other; all are taken before the first is read."""
+        self._waiting.append(runs_R)
+        self._waiting_bytes += runs_R.nbytes
         self._sizes.append(sizes_D)
+        if self._waiting_bytes >= WAITING_BYTES:
+            self._store()
+
+    def _store(self) -> None:
+        with open(self.path, "ab" if self._stored else "wb") as file:
+            for runs_R in self._waiting:
+                file.write(runs_R.data)
+        self._waiting, self._waiting_bytes, self._stored = [], 0, True
 
     @cached_property
     def sizes(self) -> Places:
@@ -60,9 +66,10 @@ class ShingleFile:
 
     @cached_property
     def _runs(self) -> Hashes:
-        self._file.flush()
-        stored = bool(self._starts[-1])
-        return np.asarray(np.memmap(self.path, dtype=np.uint64, mode="r")) if stored else np.zeros(0, np.uint64)
+        if self._stored:
+            self._store()
+            return np.asarray(np.memmap(self.path, dtype=np.uint64, mode="r"))
+        return np.concatenate([np.zeros(0, dtype=np.uint64), *self._waiting])
 
     def count_shared(self, left_N: Places, right_N: Places) -> Places:
         """How many runs the sets of each pair share."""
@@ -119,8 +126,8 @@ class NearCopyFinder:
 
     def __init__(self, folder: Path, threshold: float, run: int):
         self.threshold, self.run = threshold, run
-        self._bands = BandFiles(folder, make_bands(threshold).bands)
-        self._sets = ShingleFile(folder / "runs.bin")
+        self._keys = BandKeys(folder, make_bands(threshold).bands)
+        self._sets = ShingleSets(folder / "runs.bin")
         self._waiting: list[str] = []
         self._waiting_letters = 0
         np.empty(ALLOCATED, dtype=np.uint8)  # freed at once: the C library then reuses blocks up to this size
@@ -129,8 +136,7 @@ class NearCopyFinder:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._bands.__exit__()
-        self._sets.__exit__()
+        self._sets.__dict__.pop("_runs", None)  # lets go of the file
 
     def add_one(self, text: str) -> None:
         """Take the next document; it is looked at with others, which is quicker."""
@@ -153,7 +159,7 @@ class NearCopyFinder:
     def add_signed(self, signed: Signed) -> None:
         """Take the next documents by their keys."""
         self._flush()
-        self._bands.append(signed.keys_DB)
+        self._keys.append(signed.keys_DB)
 
     def _store_sets(self, texts: Texts) -> None:
         if native.available():
@@ -175,7 +181,7 @@ class NearCopyFinder:
         """
         self._flush()
         numbers_D = np.argsort(ranks_D)  # by rank
-        shared = [*shared_bands(self._bands, ranks_D, sort_bytes)]
+        shared = list(shared_bands(self._keys, ranks_D, sort_bytes))
         candidates = np.unique(numbers_D[shared[1]])
         for batch in read_batches(candidates):
             self._store_sets(batch)

@@ -1,14 +1,14 @@
 """Files of JSON lines without their copies: read three times.
 
 First reading: every text is signed. Second: the candidates are compared exactly. Third: each line that stays is
-written as it was, and the names of the copies are read. Memory: 24 bytes per document (size, where its line lies) and
-300 per copy beside those of `deduplicate`.
+written as it was. Memory: 24 bytes per document (size, where its line lies) and 300 per candidate (what it is called)
+beside those of `deduplicate`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, Literal
@@ -21,12 +21,13 @@ from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
 from athanor.base.records import write_records
 from athanor.base.settings import Settings
+from athanor.base.textblock import TextBlock
 from athanor.base.workers import current
 from athanor.data.copies.clusters import Copy
 from athanor.data.copies.deduplicate import NearCopyFinder, Signed, rank_by, sign
 from athanor.data.copies.shingles import Places
 from athanor.data.funnel import Funnel, Stage
-from athanor.data.lines import COMPRESSED, LineBlock, Piece, open_bytes, read_lines, whole_lines
+from athanor.data.lines import COMPRESSED, Piece, Texts, open_bytes, read_lines, whole_lines
 
 DOCUMENTS, DUPLICATES = "documents.jsonl", "duplicates.jsonl"
 PIECE, GAP = 1 << 20, 1 << 16  # bytes read at once, and bytes between two pieces that are read rather than skipped
@@ -82,8 +83,9 @@ def remove_copies(sources: Sequence[Path], folder: Path, settings: CopySettings)
                     seen.scores.append(found.scores_D)
                 sizes_D = np.concatenate([np.zeros(0, dtype=np.int64), *seen.sizes])
                 ranks_D = _ranks(settings.keep, sizes_D, seen.scores)
-                copies = finder.find(ranks_D, lambda numbers: (block.texts for block in _read(files, numbers)))
-        return _write(files, folder, sizes_D, copies)
+                names: dict[int, _Name] = {}
+                copies = finder.find(ranks_D, partial(_read_candidates, files, names))
+        return _write(files, folder, sizes_D, copies, names)
     except OSError as problem:
         raise explain_disk_error(problem, folder) from problem
 
@@ -162,8 +164,8 @@ def _join_pieces(data: bytes, starts: Places, ends: Places) -> bytes:
     """The lines between these places, a line feed behind the last, too."""
     apart = np.flatnonzero(starts[1:] != ends[:-1]) + 1  # lines that follow each other are one piece
     firsts, lasts = np.concatenate(([0], apart)), np.concatenate((apart, [len(ends)])) - 1
-    spans = zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True)
-    joined = b"".join([data[start:end] for start, end in spans])
+    spans, view = zip(starts[firsts].tolist(), ends[lasts].tolist(), strict=True), memoryview(data)
+    joined = b"".join([view[start:end] for start, end in spans])
     return joined if joined.endswith(b"\n") else joined + b"\n"
 
 
@@ -208,31 +210,28 @@ def _ranks(keep: str, sizes_D: Places, scores: list[NDArray[np.float64]]) -> Pla
 _Name = tuple[str, str, int]  # a document's id, source, and hash of the text
 
 
-def _read(sources: list[Source], numbers: Places) -> Iterator[LineBlock]:
-    """The documents with these numbers, in order."""
+def _read_candidates(sources: list[Source], names: dict[int, _Name], numbers: Places) -> Iterator[Texts]:
+    """The texts of the documents with these numbers, in order; what they are called is noted in `names`."""
     first = 0
     for source in sources:
+        wanted = numbers[(numbers >= first) & (numbers < first + len(source))]
         chosen_D = np.zeros(len(source), dtype=np.bool_)
-        chosen_D[numbers[(numbers >= first) & (numbers < first + len(source))] - first] = True
-        yield from map(read_lines, source.read_chosen(chosen_D))
+        chosen_D[wanted - first] = True
+        coming = iter(wanted.tolist())
+        for lines in source.read_chosen(chosen_D):
+            block = read_lines(lines, ("id", "source"))
+            for place, number in enumerate(islice(coming, len(block.texts))):
+                where = f"{source.path.name}#{number - first + 1}"
+                name, origin = block.values(place, (where, where))
+                text = block.texts.encoded(place) if isinstance(block.texts, TextBlock) else block.texts[place]
+                names[number] = (str(name), str(origin), hash(text))
+            yield block.texts
         first += len(source)
 
 
-def _read_names(sources: list[Source], numbers: Places) -> dict[int, _Name]:
-    """What the documents with these numbers are called, by number."""
-    firsts = np.cumsum([0, *map(len, sources)])
-    files_N = np.searchsorted(firsts, numbers, side="right") - 1
-    lines_N = numbers - firsts[files_N] + 1
-    files = [source.path.name for source in sources]
-    names: dict[int, _Name] = {}
-    rows = chain.from_iterable(block.rows() for block in _read(sources, numbers))
-    for number, file, line, row in zip(numbers.tolist(), files_N.tolist(), lines_N.tolist(), rows, strict=True):
-        where = f"{files[file]}#{line}"
-        names[number] = (str(row.get("id", where)), str(row.get("source", where)), hash(row["text"]))
-    return names
-
-
-def _write(sources: list[Source], folder: Path, sizes_D: Places, copies: list[Copy]) -> dict[str, Any]:
+def _write(
+    sources: list[Source], folder: Path, sizes_D: Places, copies: list[Copy], names: dict[int, _Name]
+) -> dict[str, Any]:
     """Write the three files."""
     stays_D = np.ones(len(sizes_D), dtype=np.bool_)
     stays_D[[copy.removed for copy in copies]] = False
@@ -240,8 +239,6 @@ def _write(sources: list[Source], folder: Path, sizes_D: Places, copies: list[Co
         for source, chosen_D in zip(sources, np.split(stays_D, np.cumsum(list(map(len, sources)))[:-1]), strict=True):
             for lines in source.read_chosen(chosen_D):
                 out.write(lines)
-    named = {number for copy in copies for number in (copy.removed, copy.kept)}
-    names = _read_names(sources, np.array(sorted(named), dtype=np.int64))
     rows = [_row(copy, names) for copy in copies]
     write_records(folder / DUPLICATES, rows)
     funnel = Funnel("copies")

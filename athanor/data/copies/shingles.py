@@ -8,12 +8,14 @@ Shapes: C characters, W words, N = W - width + 1 runs of words.
 
 import functools
 import re
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
+Numbers = NDArray[np.integer[Any]]  # of 4 bytes where that is enough
 
 WORD, ALONE = 1, 2  # classes of characters: part of a word, a word by itself; 0 separates words
 BASE = 0x9E3779B97F4A7C15  # odd, so that its powers can be undone modulo 2^64

@@ -109,3 +109,19 @@ def test_the_files_are_the_same_to_the_byte(tmp_path, monkeypatch):
     for path in (tmp_path / "plain").iterdir():
         assert path.read_bytes() == (tmp_path / "fast" / path.name).read_bytes()
     assert len((tmp_path / "plain" / "duplicates.jsonl").read_bytes().splitlines()) > 50
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, (1 << 32) - 1) | st.integers(0, 40), max_size=200), st.integers(1, 300))
+def test_every_repeated_key_may_repeat(keys, expected):
+    key_D = np.array(keys, dtype=np.uint32)
+    parts = [(0, key_D[:90]), (90, key_D[90:])]
+    may_repeat = compiled.find_repeated(iter(parts), expected)
+    found = np.concatenate([may_repeat(part) for _, part in parts]).astype(bool)
+    assert not found[key_D == 0].any()
+    assert all(found[place] for place, key in enumerate(keys) if key and keys.count(key) > 1)
+
+
+def test_few_keys_that_do_not_repeat_may_repeat():
+    key_D = np.random.default_rng(2).permutation(1 << 20).astype(np.uint32)[:20_000] * np.uint32(2_654_435_761)
+    assert compiled.find_repeated([(0, key_D)], len(key_D))(key_D).mean() < 0.15

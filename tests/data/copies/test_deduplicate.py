@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from athanor.base.workers import Workers, using
+from athanor.data.copies import deduplicate, minhash
 from athanor.data.copies.byteshingles import hash_runs
-from athanor.data.copies.deduplicate import NearCopyFinder, ShingleFile, find_near_copies, in_batches, rank_by
-from athanor.data.copies.minhash import BandFiles, BandMaker, chance_found, choose_bands
+from athanor.data.copies.deduplicate import NearCopyFinder, ShingleSets, find_near_copies, in_batches, rank_by
+from athanor.data.copies.minhash import WAITING_BYTES, BandKeys, BandMaker, chance_found, choose_bands
 from athanor.data.copies.shingles import find_words, jaccard, runs, shingles
 
 HAN = "[\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
@@ -242,12 +244,26 @@ def test_signatures_estimate_the_similarity(language, shortest, longest):
     assert abs(np.mean(errors)) < 0.015 and np.std(errors) < (0.06 if shortest > 100 else 0.12)
 
 
-def test_memory_per_document_is_what_is_stated(tmp_path):
+@pytest.mark.parametrize("waiting", [1, 200])
+def test_keys_and_sets_on_disk_change_nothing(tmp_path, monkeypatch, waiting):
+    texts, _ = planted("zh", 60, 8)
+    whole, _ = find_all(tmp_path / "whole", texts)
+    for module in (minhash, deduplicate):
+        monkeypatch.setattr(module, "WAITING_BYTES", waiting)
+    assert find_all(tmp_path / "disk", texts)[0] == whole and len(whole) > 20
+    with using(Workers(2)):
+        assert find_all(tmp_path / "workers", texts)[0] == whole
+    assert (tmp_path / "workers" / "ranks.bin").stat().st_size == 4 * len(texts)
+
+
+def test_memory_per_document_is_what_is_stated(tmp_path, monkeypatch):
     bands = choose_bands(0.7)[0]
-    with BandFiles(tmp_path, bands) as files:
-        files.append(np.ones((1_000, bands), dtype=np.uint32))
-        assert [len(keys) for _, keys in files.read(0)] == [1_000]
-    assert sum(path.stat().st_size for path in files.paths) == 128 * 1_000
+    keys, documents = BandKeys(tmp_path, bands), WAITING_BYTES // 128
+    for _ in range(3):
+        keys.append(np.ones((documents // 2, bands), dtype=np.uint32))
+    assert sum(len(part) for _, part in keys.bands()[0].read()) == documents * 3 // 2
+    assert sum(path.stat().st_size for path in keys.paths) == 128 * documents * 3 // 2
+    monkeypatch.setattr(minhash, "WAITING_BYTES", 1)  # keys on disk, as of many documents
     texts = [f"{number} " * 8 for number in range(8_000)]
     with NearCopyFinder(tmp_path, 0.7, 5) as finder:
         for start in range(0, len(texts), 500):
@@ -286,20 +302,22 @@ def test_a_tiny_memory_for_sorting_changes_nothing_but_the_passes(tmp_path):
     texts = [*texts, *near_copies(40), "", "one", "one"]
     whole, _ = find_all(tmp_path / "whole", texts)
     assert len(whole) > 100
-    for number, sort_bytes in enumerate((32 * 2, 32 * 9, 32 * 100)):  # a pass for every two documents, nine, a hundred
+    for number, sort_bytes in enumerate((32 * 40, 32 * 300)):  # a pass for every forty documents, three hundred
         assert find_all(tmp_path / str(number), texts, sort_bytes=sort_bytes)[0] == whole
 
 
 def test_one_huge_cluster_takes_the_stated_memory_and_one_comparison_each(tmp_path, monkeypatch):
     texts, compared = near_copies(6_000), []
-    shared = ShingleFile.count_shared
+    shared = ShingleSets.count_shared
 
     def count(self, left, right):
         compared.append(len(left))
         return shared(self, left, right)
 
-    monkeypatch.setattr(ShingleFile, "count_shared", count)
+    monkeypatch.setattr(ShingleSets, "count_shared", count)
+    for module in (minhash, deduplicate):
+        monkeypatch.setattr(module, "WAITING_BYTES", 1)  # keys and sets on disk, as of many documents
     copies, peak = find_all(tmp_path / "work", texts)
     assert len(copies) == 5_999 and {copy.kept for copy in copies} == {0}
     assert sum(compared) == 5_999  # all pairs would be eighteen million
-    assert peak < 1_200 * len(texts) + 5_000_000  # pairs are compared some megabytes at a time
+    assert peak < 900 * len(texts)

@@ -1,0 +1,209 @@
+"""Inner loops of the trunk in C (athanor/native/layers.c), each one pass over memory, with its gradient.
+
+They are used on a CPU while training where the library was built; `kernels.py` has the same in torch, which defines
+them. Both round in other places, so results agree to the rounding of the number type, not to the bit.
+
+Shape letters as in `transformer.py`; X rows (any leading axes flattened).
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from athanor.base import native
+
+HALF = {torch.float32: 0, torch.bfloat16: 1}
+WORTH_A_THREAD = 65_536  # numbers; fewer are done before another thread has woken up
+LARGEST_HEAD = 512  # numbers that a buffer of `athanor_rotate` holds
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether the library is there and knows this number type."""
+    dtype = tensors[0].dtype
+    return dtype in HALF and all(tensor.dtype == dtype for tensor in tensors) and native.available()
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    """Where the numbers of a tensor are; it must stay alive as long as the library uses them."""
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+@functools.cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work; the library lets go of the interpreter's lock."""
+    return ThreadPoolExecutor(threads)
+
+
+def share(rows: int, numbers: int, work: Callable[[int, int, int], object]) -> None:
+    """Call work(part, first row, end) for as many parts of the rows as torch uses threads (`parts_of`)."""
+    count = parts_of(numbers)
+    bounds = [rows * part // count for part in range(count + 1)]
+    if count == 1:
+        work(0, 0, rows)
+    else:
+        list(pool(count).map(work, range(count), bounds[:-1], bounds[1:]))
+
+
+def parts_of(numbers: int) -> int:
+    """Parts that a tensor of so many numbers is cut into."""
+    return torch.get_num_threads() if numbers >= WORTH_A_THREAD else 1
+
+
+class RmsNorm(Function):
+    """`kernels.plain_rms_norm`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, width = x.contiguous(), weight.shape[0]
+        rows, half = x.numel() // width, HALF[x.dtype]
+        y, inverse_X = torch.empty_like(x), torch.empty(rows)
+        given = (pointer(x), pointer(weight), pointer(y), pointer(inverse_X))
+        run = native.function("athanor_rms_norm")
+        share(rows, x.numel(), lambda part, a, b: run(*given, a, b, width, ctypes.c_double(eps), half))
+        ctx.save_for_backward(x, weight, inverse_X)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, inverse_X = ctx.saved_tensors
+        dy, width, half = dy.contiguous(), weight.shape[0], HALF[x.dtype]
+        dx, dweight = torch.empty_like(x), torch.zeros(parts_of(x.numel()), width)  # a sum for each thread
+        given = (pointer(x), pointer(weight), pointer(inverse_X), pointer(dy), pointer(dx))
+        run = native.function("athanor_rms_norm_back")
+        share(len(inverse_X), x.numel(), lambda part, a, b: run(*given, pointer(dweight[part]), a, b, width, half))
+        return dx, dweight.sum(0).to(weight.dtype), None
+
+
+class SwiGlu(Function):
+    """`kernels.plain_swiglu`; the sigmoid is computed again on the way back, which is cheaper than keeping it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x, hidden = x.contiguous(), x.shape[-1] // 2
+        y = torch.empty((*x.shape[:-1], hidden), dtype=x.dtype)
+        run, half = native.function("athanor_swiglu"), HALF[x.dtype]
+        share(
+            y.numel() // hidden, x.numel(), lambda part, a, b: run(pointer(x), pointer(y), a, b, hidden, half)
+        )  # fmt: skip
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dy, hidden, half = dy.contiguous(), x.shape[-1] // 2, HALF[x.dtype]
+        dx, run = torch.empty_like(x), native.function("athanor_swiglu_back")
+        given = (pointer(x), pointer(dy), pointer(dx))
+        share(dy.numel() // hidden, x.numel(), lambda part, a, b: run(*given, a, b, hidden, half))
+        return dx
+
+
+def can_rotate(x_BTNH: Tensor, pairs: str) -> bool:
+    """Whether `Rotate` knows these pairs and heads."""
+    whole = x_BTNH.stride(-1) == 1 and x_BTNH.shape[-1] <= LARGEST_HEAD
+    return pairs == "halves" and whole and usable(x_BTNH)
+
+
+class Rotate(Function):
+    """`kernels.plain_rotate` for pairs of halves; float32 angles, and memory head after head, as attention reads it."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor) -> Tensor:
+        batch, length, heads, size = x_BTNH.shape
+        cos_BT1R, sin_BT1R = cos_BT1R.contiguous(), sin_BT1R.contiguous()
+        ctx.save_for_backward(cos_BT1R, sin_BT1R)
+        y_BTNH = torch.empty((batch, heads, length, size), dtype=x_BTNH.dtype).transpose(1, 2)
+        return rotate(x_BTNH, cos_BT1R, sin_BT1R, y_BTNH, sign=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, None, None]:
+        dy_BTNH = dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous()
+        return rotate(dy_BTNH, *ctx.saved_tensors, torch.empty(dy_BTNH.shape, dtype=dy_BTNH.dtype), sign=-1), None, None
+
+
+def rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, y_BTNH: Tensor, sign: int) -> Tensor:
+    """Write the turned heads to y_BTNH and return it; sign -1 turns back."""
+    batch, length, heads, size = x_BTNH.shape
+    turns = cos_BT1R.shape[-1]
+    angle_row = 0 if len(cos_BT1R) == 1 else length * turns
+    run, half = native.function("athanor_rotate"), HALF[x_BTNH.dtype]
+    given = (pointer(x_BTNH), pointer(y_BTNH), pointer(cos_BT1R), pointer(sin_BT1R))
+    steps = (*x_BTNH.stride()[:3], *y_BTNH.stride()[:3])
+    share(
+        batch * length, x_BTNH.numel(),
+        lambda part, a, b: run(*given, a, b, length, heads, size, turns, *steps, angle_row, sign, half),
+    )  # fmt: skip
+    return y_BTNH
+
+
+def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[Tensor, Tensor]:
+    """Turn logits into the gradient of their loss; returns every row's -log p[target] and log(sum(exp(logits)))."""
+    assert logits_XV.is_contiguous() and targets_X.is_contiguous()
+    rows, vocabulary = logits_XV.shape
+    loss_X, log_sum_X = torch.empty(rows), torch.empty(rows)
+    run, half = native.function("athanor_cross_entropy"), HALF[logits_XV.dtype]
+    given = (pointer(logits_XV), pointer(targets_X), pointer(loss_X), pointer(log_sum_X))
+    z = ctypes.c_double(z_loss)
+    share(rows, logits_XV.numel(), lambda part, a, b: run(*given, a, b, vocabulary, z, half))
+    return loss_X, log_sum_X
+
+
+@functools.cache
+def has_pairs() -> bool:
+    """Whether the processor multiplies pairs of bf16 numbers, as athanor/native/attention.c does."""
+    return native.available() and native.function("athanor_has_pairs")() == 1
+
+
+def can_attend(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> bool:
+    """Whether `Attention` knows these heads."""
+    inputs = (q_BTNH, k_BTKH, v_BTKH)
+    whole = all(x.dtype == torch.bfloat16 and x.stride(-1) == 1 for x in inputs)
+    return whole and q_BTNH.shape[-1] % 32 == 0 and usable(*inputs) and has_pairs()
+
+
+class Attention(Function):
+    """`kernels.plain_attention` where each query sees an unbroken range of keys; keeps no probabilities.
+
+    first_BT, end_BT: int64, the first key that a query sees and the first that it does not see after it; B may be 1.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, first_BT: Tensor, end_BT: Tensor, scale: float
+    ) -> Tensor:
+        batch, length, heads, size = q_BTNH.shape
+        y_BTNH = torch.empty((batch, length, heads, size), dtype=q_BTNH.dtype)
+        log_sum_BNT = torch.empty(batch, heads, length)
+        attend("athanor_attention", (q_BTNH, k_BTKH, v_BTKH), (y_BTNH, log_sum_BNT), first_BT, end_BT, scale)
+        ctx.save_for_backward(q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT)
+        ctx.scale = scale
+        return y_BTNH
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT = ctx.saved_tensors
+        inputs = (q_BTNH, k_BTKH, v_BTKH, dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous())
+        gradients = tuple(torch.empty(x.shape, dtype=x.dtype) for x in inputs[:3])
+        attend("athanor_attention_back", inputs, (y_BTNH, log_sum_BNT, *gradients), first_BT, end_BT, ctx.scale)
+        return *gradients, None, None, None
+
+
+def attend(
+    name: str, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], first_BT: Tensor, end_BT: Tensor, scale: float
+) -> None:
+    """Call the library for all key heads of all rows."""
+    q_BTNH, k_BTKH = inputs[:2]
+    batch, length, heads, size = q_BTNH.shape
+    key_heads = k_BTKH.shape[2]
+    strides = torch.tensor([step for x in inputs for step in x.stride()[:3]])
+    given = (*map(pointer, inputs), pointer(strides), *map(pointer, (*others, first_BT, end_BT)))
+    seen_row = 0 if len(first_BT) == 1 else length
+    run, numbers = native.function(name), batch * heads * length * length
+    shape = (length, heads, heads // key_heads, size, ctypes.c_double(scale))
+    share(batch * key_heads, numbers, lambda part, a, b: run(*given, seen_row, a, b, *shape))
