@@ -28,8 +28,10 @@ class Fsdp2(Processes):
         mesh = init_device_mesh(self.device.type, (self.places,))
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         trunks = [module for module in scored.modules() if isinstance(module, Transformer)]
-        self.units: list[nn.Module] = [block for trunk in trunks for block in trunk.blocks]
-        self.units.append(scored)
+        blocks = [block for trunk in trunks for block in trunk.blocks]
+        # A decoder's keys and values of the source are made before its blocks are called: units of their own.
+        self.units: list[nn.Module] = [block.cross.kv for block in blocks if block.cross is not None]
+        self.units += [*blocks, scored]
         self.plain = [type(unit) for unit in self.units]
         for unit in self.units:
             fully_shard(unit, mesh=mesh, mp_policy=exact)
