@@ -94,6 +94,23 @@ def test_m2m100_is_told_the_languages_and_searches_as_its_files_say(
     assert "no language 'xx'" in verb("chat", folder, "--to", "xx", "-p", "a", code=2)
 
 
+def test_a_translator_is_imported_and_leaves_again(
+    m2m100: tuple[Path, Any, Any], verb: Verb, tmp_path: Path
+) -> None:  # fmt: skip
+    folder, network, tokenizer = m2m100
+    made = json.loads(verb("import", folder, "--json"))
+    assert made["measurements"]["parameters"] == sum(weight.numel() for weight in network.parameters())
+    ask = ("--from", "en", "--to", "fr", "-p", LINES[0])
+    said = verb("chat", made["artifact"], *ask)
+    assert said == verb("chat", folder, *ask)
+    assert "same greedy answers 9/9" in verb("export", made["artifact"], "--to", "hf", "--out", tmp_path / "out")
+    assert verb("chat", tmp_path / "out", *ask) == said
+    theirs_again = transformers.M2M100ForConditionalGeneration.from_pretrained(tmp_path / "out")
+    assert theirs_again.generation_config.num_beams == 3
+    tokenizer.src_lang = "en"
+    assert theirs(theirs_again, tokenizer, LINES[0], forced_bos_token_id=tokenizer.get_lang_id("fr")) == said.strip()
+
+
 def test_settings_of_the_file_stand_below_the_users(t5: tuple[Path, Any, Any]) -> None:
     folder = t5[0]
 
