@@ -23,7 +23,7 @@ demo: setup
 	$(RUN)/athanor run quickstart
 
 test: setup-test lint
-	$(RUN)/python -m pytest -m "not slow"
+	$(RUN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: setup-test lint
 	$(RUN)/python -m pytest

@@ -1,15 +1,22 @@
 """What several test folders share: a small but complete run of the quickstart, made once per session."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: one thread each, in what they start as well
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import athanor as _before_torch  # noqa: F401 - OpenMP's threads must be told to sleep before any test loads torch
+from athanor.cli import main
 
 ROOT = Path(__file__).parent.parent
 # Real data sets, absent on most machines: tests that read them skip and say so.
@@ -37,6 +44,20 @@ def athanor(
     if check and done.returncode:
         raise AssertionError(f"athanor {' '.join(words)} → {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def athanor_here(*words: str, store: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The same words inside this process, for tests of what it says and not of its start: torch is loaded once."""
+    said, shown, code = io.StringIO(), io.StringIO(), 0
+    with (
+        unittest.mock.patch.dict(os.environ, surroundings(store, **environment), clear=True),
+        contextlib.redirect_stdout(said), contextlib.redirect_stderr(shown), contextlib.chdir(ROOT),
+    ):  # fmt: skip
+        try:
+            main(list(words))
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    return subprocess.CompletedProcess(words, code, said.getvalue(), shown.getvalue())
 
 
 def surroundings(store: Path, **more: str) -> dict[str, str]:

@@ -5,17 +5,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import orjson
-import zstandard
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
-from athanor.base.zstd import open_zstd
+from athanor.base.zstd import CompressedFile, open_zstd
 
 ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes a new encoder for every row: a quarter slower
-COMPRESSION_LEVEL = 3  # ten times faster than 10 at 8 % more bytes on source code
+COMPRESSION_LEVEL = 2  # of Chinese at 200 MB/s; 3 takes half as long again and saves one byte in twenty
 
 
 def open_text(path: Path, mode: str = "r") -> IO[str]:
@@ -29,9 +28,9 @@ def open_text(path: Path, mode: str = "r") -> IO[str]:
     return io.TextIOWrapper(open_compressed(path), encoding="utf-8", newline="\n")
 
 
-def open_compressed(path: Path) -> Any:
+def open_compressed(path: Path, level: int = COMPRESSION_LEVEL) -> IO[bytes]:
     """A file to write bytes to, compressed with Zstandard."""
-    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(open(path, "wb"), closefd=True)
+    return cast(IO[bytes], CompressedFile(path, level))
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -51,7 +50,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 ) from None
 
 
-def read_record(line: str) -> Any:
+def read_record(line: str | bytes) -> Any:
     """One line of JSON.
 
     Raises:

@@ -1,6 +1,7 @@
 """Strict settings: every key is known, every value is checked, nothing is accepted and ignored."""
 
 import difflib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -45,16 +46,22 @@ def parse_settings(cls: type[SomeSettings], values: Mapping[str, Any], where: st
         if not first["loc"]:  # settings that contradict each other
             raise AthanorError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
         place = ".".join([where, *(str(part) for part in first["loc"])])
+        field = cls.model_fields.get(str(first["loc"][0]))
         raise AthanorError(
-            f"{place}={first['input']!r} cannot be used: {first['msg']}",
-            allowed=_allowed(cls, first["loc"]),
+            f"{place}={first['input']!r} cannot be used: {first['msg'].removeprefix('Value error, ')}",
+            allowed=_allowed(field) if field else "",
+            fix=nearest(str(first["input"]), _words(field.annotation)) if field else "",
         ) from None
 
 
-def _allowed(cls: type[Settings], location: tuple[Any, ...]) -> str:
-    field = cls.model_fields.get(str(location[0])) if location else None
-    if field is None:
-        return ""
-    kind = getattr(field.annotation, "__name__", str(field.annotation))
+def _allowed(field: pydantic.fields.FieldInfo) -> str:
+    kind = ", ".join(_words(field.annotation)) or getattr(field.annotation, "__name__", str(field.annotation))
     limits = " ".join(str(limit) for limit in field.metadata)
     return " ".join(part for part in (kind, limits, f"(default {field.default!r})") if part)
+
+
+def _words(annotation: Any) -> list[str]:
+    """The words that a Literal names, also one among other kinds (Literal["a"] | None)."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(word) for word in typing.get_args(annotation)]
+    return [word for part in typing.get_args(annotation) for word in _words(part)]

@@ -1,18 +1,59 @@
-"""Reading Zstandard streams to their true end.
+"""Zstandard: writing frame by frame, and reading streams to their true end.
 
-The library takes the end of its input for the end of the data, even in the middle of a frame, so that half a file reads
-like a whole one. Here the frames are followed beside it (RFC 8878, 3.1), which costs a few steps per block.
+When reading, the library takes the end of its input for the end of the data, even in the middle of a frame, so that
+half a file reads like a whole one. Here the frames are followed beside it (RFC 8878, 3.1): a few steps per block.
 """
 
 import io
 from collections.abc import Generator
+from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
 BUFFER = 1 << 17  # bytes of data decompressed at once
+FRAME = 2 << 20  # bytes of data in a frame that we write
 MAGIC, SKIPPABLE = 0xFD2FB528, 0x184D2A50
 DICTIONARY_BYTES, SIZE_BYTES = (0, 1, 2, 4), (0, 2, 4, 8)
+
+
+class CompressedFile(io.BufferedIOBase):
+    """A file that compresses what is written to it, a frame for every 2 MiB.
+
+    From one piece of memory the library compresses in two thirds of the time that a stream takes, to the same size.
+    """
+
+    def __init__(self, path: Path, level: int):
+        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._file = open(path, "wb")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        data = bytes(data)
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= FRAME:
+            self._write_frame()
+        return len(data)
+
+    def _write_frame(self) -> None:
+        self._file.write(self._compressor.compress(b"".join(self._waiting)))
+        self._waiting, self._waiting_bytes = [], 0
+
+    def close(self) -> None:
+        """Write what waits; a file without data gets one empty frame."""
+        if self.closed:
+            return
+        try:
+            if self._waiting or not self._file.tell():
+                self._write_frame()
+        finally:
+            self._file.close()
+            super().close()
 
 
 def open_zstd(source: IO[bytes], largest_window: int = 0) -> IO[bytes]:

@@ -1,7 +1,7 @@
 """The record that flows through the corpus steps: one text and where it came from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from athanor.base.files import hash_bytes
@@ -27,6 +27,7 @@ class Document:
     language: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
     media: tuple[Mapping[str, Any], ...] = ()
+    _bytes: int | None = field(default=None, init=False, repr=False, compare=False)  # asked for at every stage
 
     @property
     def kind(self) -> str:
@@ -35,11 +36,24 @@ class Document:
     @property
     def bytes(self) -> int:
         """Size of the text in UTF-8."""
-        return text_bytes(self.text)
+        if self._bytes is None:
+            object.__setattr__(self, "_bytes", text_bytes(self.text))
+        assert self._bytes is not None
+        return self._bytes
 
     def with_text(self, text: str) -> "Document":
         """The same document with another text; it keeps its id, which names what was read."""
-        return replace(self, text=text)
+        if text == self.text:
+            return self
+        return Document(
+            id=self.id, text=text, source=self.source, language=self.language, meta=self.meta, media=self.media
+        )
+
+    def with_language(self, language: str | None) -> "Document":
+        """The same document, its language told."""
+        return Document(
+            id=self.id, text=self.text, source=self.source, language=language, meta=self.meta, media=self.media
+        )
 
     def to_row(self) -> dict[str, Any]:
         """The document as one JSON object, empty fields left out."""

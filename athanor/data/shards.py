@@ -6,8 +6,8 @@ from typing import IO
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
-from athanor.base.records import encode_record, open_text, read_records
-from athanor.data.document import Document, text_bytes
+from athanor.base.records import encode_record, open_compressed, read_records
+from athanor.data.document import Document
 from athanor.store.artifact import Artifact
 
 SHARD_BYTES = 32_000_000  # of JSON text per shard, before compression
@@ -22,7 +22,7 @@ class ShardWriter:
     def __init__(self, folder: Path, prefix: str, shard_bytes: int = SHARD_BYTES):
         self.folder, self.prefix, self.shard_bytes = folder, prefix, shard_bytes
         self.documents = self.bytes = 0
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
         self._in_shard, self._shards = 0, 0
 
     def __enter__(self) -> "ShardWriter":
@@ -33,9 +33,9 @@ class ShardWriter:
 
     def write(self, document: Document) -> None:
         """Append one document."""
-        self.write_line(encode_record(document.to_row()), document.bytes)
+        self.write_line(encode_record(document.to_row()).encode(), document.bytes)
 
-    def write_line(self, line: str, size: int) -> None:
+    def write_line(self, line: bytes, size: int) -> None:
         """Append one document that is already a line of JSON; `size` is its text's bytes."""
         try:
             if self._file is None or self._in_shard >= self.shard_bytes:
@@ -44,13 +44,13 @@ class ShardWriter:
             self._file.write(line)
         except OSError as problem:
             raise explain_disk_error(problem, self.folder) from problem
-        self._in_shard += text_bytes(line)
+        self._in_shard += len(line)
         self.documents += 1
         self.bytes += size
 
     def _next_shard(self) -> None:
         self._close()
-        self._file = open_text(self.folder / f"{self.prefix}-{self._shards:05d}.jsonl.zst", "w")
+        self._file = open_compressed(self.folder / f"{self.prefix}-{self._shards:05d}.jsonl.zst")
         self._shards += 1
         self._in_shard = 0
 

@@ -17,9 +17,12 @@ from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model
 from athanor.inference.sampling import Sampling
+from athanor.inference.seq2seq import Decoding, generate_batch
+from athanor.inference.writer import is_encoder_decoder
 from athanor.models.config import TransformerConfig
-from athanor.models.convert import Stored
+from athanor.models.convert import Stored, load_network
 from athanor.models.language import LanguageModel
+from athanor.models.seq2seq import EncoderDecoder
 from athanor.models.streamed import Fill, filler_of, streamed_logits
 from athanor.tokens.chat import document_start, end_ids, open_template, stored_ends
 from athanor.tokens.conversation import Conversation, ToolCall, Turn
@@ -93,14 +96,41 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 
 @torch.inference_mode()
-def observe(model: LanguageModel, tokenizer: Tokenizer) -> Behaviour:
-    """Run a model on the fixed prompts, as documents and as a chat."""
+def observe(model: LanguageModel | EncoderDecoder, tokenizer: Tokenizer) -> Behaviour:
+    """Run a model on the fixed prompts, as documents and as a chat; an encoder-decoder reads them."""
+    if isinstance(model, EncoderDecoder):
+        return observe_reading(model, tokenizer)
     prompts = prompts_for(model.config, tokenizer)
     blanks = find_blanks(model.config, tokenizer)
     logits = [model(**inputs(model.config, [ids], blanks))[0] for ids in prompts]
     engine = Engine(model, tokenizer, end_ids=ends_of(tokenizer), blanks=blanks)
     answers = engine.generate_batch(prompts, Sampling(max_tokens=ANSWER_TOKENS))
     return Behaviour(logits, [answer.ids for answer in answers])
+
+
+def observe_reading(model: EncoderDecoder, tokenizer: Tokenizer) -> Behaviour:
+    """What an encoder-decoder makes of the fixed prompts: it scores each as a text about itself, and writes another."""
+    ends, padding = ends_of(tokenizer), model.config.padding or 0
+    ids = [tokenizer.encode(text) for texts in PROMPTS.values() for text in texts]
+    sources = [[*row[: model.encoder.config.max_positions - 1], *ends] for row in ids if row]
+    start = (*ends, padding)[0]  # any token begins a comparison
+    logits = [model(torch.tensor([row]), torch.tensor([[start, *row[:-1]]]))[0] for row in sources]
+    decoding = Decoding(start=(start,), ends=ends)
+    answers = generate_batch(model, sources, Sampling(max_tokens=ANSWER_TOKENS), decoding, tokenizer)
+    return Behaviour(logits, [answer.ids for answer in answers])
+
+
+def open_network(folder: Path) -> LanguageModel | EncoderDecoder:
+    """The network of a folder that writes text: a language model, quantised or not, or an encoder-decoder.
+
+    Raises:
+        AthanorError: it is of another kind, or damaged.
+    """
+    if not is_quantized(folder) and is_encoder_decoder(folder):
+        network = load_network(folder)
+        assert isinstance(network, EncoderDecoder)
+        return network
+    return load_model(folder)
 
 
 def ends_of(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -118,8 +148,8 @@ def observe_streamed(config: TransformerConfig, fill: Fill, tokenizer: Tokenizer
 
 def observe_folder(folder: Path, tokenizer: Tokenizer) -> Behaviour:
     """Whichever of the two fits the model in a folder, in the number type it is stored in."""
-    if is_quantized(folder) or Stored(folder).numbers <= SMALL:
-        return observe(load_model(folder), tokenizer)
+    if is_quantized(folder) or Stored(folder).numbers <= SMALL or is_encoder_decoder(folder):
+        return observe(open_network(folder), tokenizer)
     return observe_streamed(*filler_of(folder), tokenizer, Stored(folder).dtype())
 
 

@@ -19,6 +19,22 @@ QUESTION = "{text}\n\nWhich of these labels fits the text above: {labels}? Answe
 Item = tuple[list[int], int]  # ids, and from which place on they are the answer
 
 
+def checked_question(question: str) -> str:
+    """The question again.
+
+    Raises:
+        AthanorError: the text to label has no place in it.
+    """
+    if "{text}" not in question:
+        raise AthanorError(f"the question is {question!r:.80}", allowed="a text with {text} in it, and {labels}")
+    return question
+
+
+def filled_question(question: str, about: str, choices: Sequence[str]) -> str:
+    """The question about one text, which comes last: it may hold the other's sign."""
+    return question.replace("{labels}", ", ".join(choices)).replace("{text}", about)
+
+
 class ModelLabeller:
     """Texts to (label, confidence): one vote of a model.
 
@@ -31,9 +47,7 @@ class ModelLabeller:
     """
 
     def __init__(self, runtime: Runtime, labels: Sequence[str], question: str = QUESTION):
-        if "{text}" not in question:
-            raise AthanorError(f"the question is {question!r:.80}", allowed="a text with {text} in it, and {labels}")
-        self.runtime, self.labels, self.question = runtime, list(labels), question
+        self.runtime, self.labels, self.question = runtime, list(labels), checked_question(question)
         self.context = runtime.engine.context
         self.cut = 0
 
@@ -71,7 +85,7 @@ class ModelLabeller:
         return max(len(ids) for ids, _ in items)
 
     def _items(self, text: str) -> list[Item]:
-        asked = self.question.replace("{labels}", ", ".join(self.labels)).replace("{text}", text)
+        asked = filled_question(self.question, text, self.labels)
         template, tokenizer = self.runtime.template, self.runtime.tokenizer
         if template is None:
             start = [*completion_start(tokenizer), *tokenizer.encode(asked)]

@@ -7,54 +7,29 @@ A language model becomes one graph for prompts and for answers, with the names t
 
 P is 0 for a prompt; rows of unlike length are padded at their left. BERT becomes input_ids, attention_mask,
 token_type_ids -> last_hidden_state, and logits where it has that head; pictures pixel_values -> logits or
-last_hidden_state; CLIP two graphs, text_embeds and image_embeds, of length 1.
+last_hidden_state; CLIP two graphs, text_embeds and image_embeds, of length 1. Encoder-decoders: `onnx_seq2seq.py`.
 
 Shape letters as in `transformer.py`; P positions in the cache, C H W of an image.
 """
 
 import copy
-import importlib
-import logging
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from athanor.base.errors import AthanorError
+from athanor.inference.onnx_graph import Graph, Inputs, Session, texts
+from athanor.inference.onnx_seq2seq import encoder_decoder_graphs
 from athanor.models.contrastive import ContrastiveModel
 from athanor.models.feedforward import Experts
 from athanor.models.language import LanguageModel
 from athanor.models.masked import TextEncoder
+from athanor.models.seq2seq import EncoderDecoder
+from athanor.models.speech import SpeechModel
 from athanor.models.vision.resnet import ResNet
 from athanor.models.vision.swin import Swin
 from athanor.models.vision.vit import ViT
-
-LARGEST_FILE = 1_500_000_000  # bytes of weights in the graph's own file; a protocol buffer may have 2 GB
-Inputs = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A network with inputs to trace it by.
-
-    Attributes:
-        name: of the file, without its ending.
-        inputs: by name, in the order of `network.forward`'s arguments.
-        free: the axes of the inputs that may have any length, and what it is called.
-        outputs: their names.
-        trials: inputs of other lengths, to compare on; none where the caller has better ones.
-    """
-
-    name: str
-    network: nn.Module
-    inputs: Inputs
-    free: dict[str, dict[int, str]]
-    outputs: tuple[str, ...]
-    trials: tuple[Inputs, ...] = ()
-
 
 # ------------------------------------------------------------------------------------------------------ what is traced
 
@@ -183,11 +158,14 @@ def graphs_of(model: nn.Module) -> list[Graph]:
         return [reader_graph(model)]
     if isinstance(model, ContrastiveModel):
         return contrastive_graphs(model)
+    if isinstance(model, EncoderDecoder | SpeechModel):
+        return encoder_decoder_graphs(model)
     if isinstance(model, ViT | ResNet | Swin):
         return [picture_graph(model)]
     raise AthanorError(
         f"{type(model).__name__}: networks of this kind have no ONNX graph yet (SPEC M3)",
-        allowed="language models that read from left to right, BERT and ERNIE, ViT, ResNet, Swin, CLIP",
+        allowed="language models that read from left to right, BERT and ERNIE, T5, M2M-100, Whisper, "
+        "ViT, ResNet, Swin, CLIP",
         fix="athanor export --to hf",
     )
 
@@ -243,15 +221,6 @@ def reader_graph(model: TextEncoder) -> Graph:
         outputs=("last_hidden_state", "logits") if model.guess is not None else ("last_hidden_state",),
         trials=(inputs(1, 1), inputs(3, 11), inputs(2, longest)),
     )
-
-
-def texts(rows: int, length: int, vocabulary: int, end: int | None = None) -> Inputs:
-    """Random ids, always the same, each row one token shorter than the one before; `end` is the last of each row."""
-    ids_BT = torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(rows))
-    lengths_B1 = (length - torch.arange(rows)[:, None]).clamp_min(1)
-    if end is not None:
-        ids_BT = ids_BT.masked_fill(ids_BT == end, (end + 1) % vocabulary).scatter(1, lengths_B1 - 1, end)
-    return {"input_ids": ids_BT, "attention_mask": (torch.arange(length) < lengths_B1).long()}
 
 
 def contrastive_graphs(model: ContrastiveModel) -> list[Graph]:
@@ -311,81 +280,7 @@ def with_all_experts(model: nn.Module) -> nn.Module:
     return changed
 
 
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
-def require_libraries(*names: str) -> None:
-    """Refuse where a library of the extra `onnx` is missing.
-
-    Raises:
-        AthanorError: says what to install.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as problem:
-            raise AthanorError(
-                f"ONNX needs the package {name}, which is not installed", fix='pip install "athanor[onnx]"'
-            ) from problem
-
-
-@torch.no_grad()
-def write_graph(graph: Graph, folder: Path) -> Path:
-    """Trace a network and write its graph; large weights go into a file of their own beside it.
-
-    Raises:
-        AthanorError: a library is missing.
-    """
-    require_libraries("onnx", "onnxscript")
-    given = [name for name in graph.inputs if not name.startswith("past")]
-    past = [name for name in graph.inputs if name.startswith("past")]
-    free = {name: {axis: torch.export.Dim.DYNAMIC for axis in axes} for name, axes in graph.free.items()}
-    shapes = {**{name: free[name] for name in given}, **({"past": tuple(free[name] for name in past)} if past else {})}
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns of libraries that no network of ours uses
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph.network, tuple(graph.inputs.values()), dynamo=True, dynamic_shapes=shapes, verbose=False,
-                input_names=list(graph.inputs), output_names=list(graph.outputs),
-            )  # fmt: skip
-    finally:
-        log.setLevel(level)
-    for found in program.model.graph.inputs:
-        for axis, name in graph.free[found.name].items():
-            found.shape[axis] = name
-    path = folder / f"{graph.name}.onnx"
-    size = sum(parameter.nbytes for parameter in graph.network.parameters())
-    program.save(path, external_data=size > LARGEST_FILE)
-    return path
-
-
 # ------------------------------------------------------------------------------------------------------------- running
-
-
-class Session:
-    """A graph in onnxruntime, on the CPU.
-
-    Raises:
-        AthanorError: onnxruntime is missing.
-    """
-
-    def __init__(self, path: Path):
-        require_libraries("onnxruntime")
-        import onnxruntime
-
-        self.version = onnxruntime.__version__
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self.inputs = [one.name for one in self.session.get_inputs()]
-        self.outputs = [one.name for one in self.session.get_outputs()]
-
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Inputs:
-        """Outputs by name. An input that the network does not look at, such as places, may have left the graph."""
-        given = {name: tensor.numpy() for name, tensor in inputs.items() if name in self.inputs}
-        found = self.session.run(None, given)
-        return {name: torch.from_numpy(value) for name, value in zip(self.outputs, found, strict=True)}
 
 
 class OnnxWriter:

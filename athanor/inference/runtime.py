@@ -1,7 +1,7 @@
 """A checkpoint's folder opened for use: model, tokenizer, chat template and engine that belong together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from athanor.base.device import fast_dtype, pick_device, set_threads
 from athanor.base.errors import AthanorError
 from athanor.inference.blanks import find_blanks
+from athanor.inference.defaults import Defaults, read_defaults
 from athanor.inference.dequantize import is_quantized
 from athanor.inference.engine import Engine
 from athanor.inference.quantize import load_model, read_family
@@ -30,12 +31,14 @@ class Runtime:
 
     Attributes:
         template: ours, or the model's own; None: it has none, and can only continue texts.
+        defaults: what the model's files say about how it is to be asked.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
     template: Template | None
     engine: Engine
+    defaults: Defaults = field(default_factory=Defaults)
 
     def chat_prompt(self, turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """A conversation as a prompt for the assistant's next turn.
@@ -82,4 +85,5 @@ def open_model(
     stored = stored_ends(folder)
     template = open_template(tokenizer, stored)
     ends, blanks = end_ids(tokenizer, template, stored), find_blanks(model.config, tokenizer)
-    return Runtime(model, tokenizer, template, Engine(model, tokenizer, end_ids=ends, blanks=blanks))
+    engine = Engine(model, tokenizer, end_ids=ends, blanks=blanks)
+    return Runtime(model, tokenizer, template, engine, read_defaults(folder))

@@ -286,8 +286,9 @@ def document_ends(starts_BT: Tensor) -> Tensor:
 def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
     """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BTNH, k_BTKH, v_BTKH))
-    # On a CPU torch's own kernel wins without gradients in float32, where no mask is to be read; else blocks do.
-    if by_blocks(q_BTNH.device) and (learns or not mask.plain or q_BTNH.dtype != torch.float32):
+    # On a CPU torch's own kernel wins in float32 where no mask is to be read, but for a causal one's gradients.
+    others = (learns and mask.causal) or not mask.plain or q_BTNH.dtype != torch.float32
+    if by_blocks(q_BTNH.device) and others:
         if mask.ranges is not None and native_kernels.can_attend(q_BTNH, k_BTKH, v_BTKH):
             return native_kernels.Attention.apply(q_BTNH, k_BTKH, v_BTKH, *mask.ranges, scale)
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)

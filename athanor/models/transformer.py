@@ -82,10 +82,10 @@ class Block(nn.Module):
 
     def forward_normalising_after(self, x_BTD: Tensor, places: Places, cache: Cache | None) -> Tensor:
         """norm(x + f(x)) for each layer f (Vaswani et al. 2017, section 3.1)."""
-        x_BTD = self.attention_norm(x_BTD * self.scale + self.attention(x_BTD, places, cache))
+        x_BTD = self.attention_norm(self.attention(x_BTD, places, cache).add_(x_BTD, alpha=self.scale))
         if self.cross_norm is not None:
-            x_BTD = self.cross_norm(x_BTD * self.scale + self.recall(x_BTD, places))
-        return self.mlp_norm(x_BTD * self.scale + self.feed(x_BTD, places))
+            x_BTD = self.cross_norm(self.recall(x_BTD, places).add_(x_BTD, alpha=self.scale))
+        return self.mlp_norm(self.feed(x_BTD, places).add_(x_BTD, alpha=self.scale))
 
 
 class Transformer(nn.Module):

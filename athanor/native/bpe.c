@@ -12,7 +12,8 @@ enum { /* the pattern (pipelines.py), one bit for each way in which the four dif
     ENDS_LINES = 4      /* white space up to its last line end is a piece, and line ends join punctuation before */
 };
 enum { FEW = 128, PLACE_BITS = 7, CACHED_BYTES = 23, CACHED_IDS = 9, ALL_NUMBERS = 0 };
-static const uint32_t NO_RANK = 0xFFFFFFFF;
+enum { PLANE = 0x10000, JOINS_FIRST = 1, LENDS_LAST = 2 }; /* whole characters, as compiled.py says */
+static const uint32_t NO_RANK = 0xFFFFFFFF, NO_ID = 0xFFFFFFFF;
 static const int32_t NO_KEY = INT32_MAX;
 
 typedef struct {
@@ -39,6 +40,8 @@ typedef struct {
     const uint8_t *classes; /* of every code point */
     int64_t form, digits;   /* the pattern: bits as above; most digits of a piece, 0 for any number */
     const uint32_t *byte_ids;
+    const uint32_t *characters; /* ids of characters of three bytes that may be merged before all else, or NO_ID */
+    const uint8_t *before;      /* characters behind which another may not */
     const Merge *merges;
     const uint64_t *filter; /* four bits for each slot: unset where no merged pair has such a hash */
     uint64_t mask;
@@ -187,6 +190,24 @@ static Cached *find_cached(const Encoder *encoder, const uint8_t *place, int64_t
     return encoder->cache + (hash & encoder->cache_mask);
 }
 
+/* Writes the ids of a piece's bytes to `ids`, those of a character as one where the order of merges allows it
+   (compiled.py, whole_characters), and returns how many there are. */
+static int64_t begin_piece(const Encoder *encoder, const uint8_t *place, const uint8_t *end, uint32_t *ids) {
+    uint32_t *next = ids;
+    int apart = 0; /* this character may not be merged before all else, for the one before it */
+    while (place < end) {
+        int size;
+        uint32_t code = decode(place, end, &size), id = size == 3 ? encoder->characters[code] : NO_ID;
+        int whole = id != NO_ID && !apart;
+        if (whole) *next++ = id;
+        else
+            for (int number = 0; number < size; number++) *next++ = encoder->byte_ids[place[number]];
+        apart = code >= PLANE || encoder->before[code] & (whole ? JOINS_FIRST : JOINS_FIRST | LENDS_LAST);
+        place += size;
+    }
+    return next - ids;
+}
+
 /* Appends the ids of a piece to `out` and returns their end; NULL without memory. */
 static uint32_t *encode_piece(const Encoder *encoder, const uint8_t *place, int64_t size, Parts *parts, uint32_t *out) {
     Cached *cached = size <= CACHED_BYTES ? find_cached(encoder, place, size) : NULL;
@@ -195,8 +216,8 @@ static uint32_t *encode_piece(const Encoder *encoder, const uint8_t *place, int6
         return out + cached->count;
     }
     if (make_room(parts, size)) return NULL;
-    for (int64_t number = 0; number < size; number++) parts->ids[number] = encoder->byte_ids[place[number]];
-    int64_t count = size <= FEW ? merge_few(encoder, parts->ids, (int)size) : merge_many(encoder, parts, size);
+    int64_t count = begin_piece(encoder, place, place + size, parts->ids);
+    count = count <= FEW ? merge_few(encoder, parts->ids, (int)count) : merge_many(encoder, parts, count);
     memcpy(out, parts->ids, sizeof *out * (size_t)count);
     if (cached && count <= CACHED_IDS) {
         memcpy(cached->bytes, place, (size_t)size);
@@ -285,17 +306,18 @@ EXPORT int64_t athanor_bpe_table(const uint32_t *left, const uint32_t *right, co
 
 /* The ids of every text.
 
-   classes: of every code point. form, digits: the pattern. byte_ids: of the 256 bytes. merges, mask: the table.
+   classes: of every code point. form, digits: the pattern. byte_ids: of the 256 bytes. characters, before: of the code
+   points below 2^16 (Encoder). merges, mask: the table.
    cache: cache_mask + 1 entries of 64 bytes, zeros at first; kept by the caller from call to call, used by one thread
    at a time. mark: an id put before each text; below 0: none. ids: room for one for every byte and text. id_ends: where
    the ids of each text end. Returns 0, or -1 without memory. */
 EXPORT int64_t athanor_bpe_encode(const uint8_t *data, const int64_t *ends, int64_t documents, const uint8_t *classes,
-                                  int64_t form, int64_t digits, const uint32_t *byte_ids, const void *merges,
-                                  int64_t mask, void *cache, int64_t cache_mask, int64_t mark, uint32_t *ids,
-                                  int64_t *id_ends) {
+                                  int64_t form, int64_t digits, const uint32_t *byte_ids, const uint32_t *characters,
+                                  const uint8_t *before, const void *merges, int64_t mask, void *cache,
+                                  int64_t cache_mask, int64_t mark, uint32_t *ids, int64_t *id_ends) {
     const Merge *slots = merges;
-    Encoder encoder = {classes, form, digits, byte_ids, slots, (const uint64_t *)(slots + mask + 1), (uint64_t)mask,
-                       cache, (uint64_t)cache_mask};
+    Encoder encoder = {classes, form, digits, byte_ids, characters, before, slots, (const uint64_t *)(slots + mask + 1),
+                       (uint64_t)mask, cache, (uint64_t)cache_mask};
     Parts parts = {0};
     uint32_t *out = ids;
     for (int64_t d = 0; d < documents && out; d++) {

@@ -1,11 +1,14 @@
-/* What the cleaning of a text asks first: which letters it has, and whether repairing could change it.
+/* What the cleaning of a text asks first: which letters it has, whether repairing could change it, and whether personal
+   data may stand in it.
 
-   `guess_language` (athanor/data/cleaning/language.py) and `repair_text` (repair.py) are what these counts equal. */
+   `guess_language` (athanor/data/cleaning/language.py) and `repair_text` (repair.py) are what these counts equal;
+   `mask_personal` (personal.py) finds nothing where there can be none. */
 
 #include "athanor.h"
 
 enum { LETTER = 1, HAN = 2, KANA = 4, HANGUL = 8, OTHER = 16, ODD = 32, CHANGES = 64 }; /* what a character is */
 enum { EASTERN = HAN | KANA | HANGUL, LONGEST_WORD = 8 };
+enum { WIDEST_GAP = 6 }; /* bytes of two characters between the digits of a number */
 enum { N_LETTERS, N_HAN, N_KANA, N_HANGUL, N_OTHER, N_WORDS, N_EASTERN_RUNS, N_LATIN, N_KNOWN, N_ODD, NUMBERS };
 
 static inline int is_small(uint8_t byte) { return (uint8_t)((byte | 0x20) - 'a') < 26; }
@@ -112,6 +115,54 @@ EXPORT int64_t athanor_letter_counts(const uint8_t *data, const int64_t *ends, i
     for (int64_t text = 0; text < texts; text++, numbers += NUMBERS) {
         memset(numbers, 0, NUMBERS * sizeof *numbers);
         count_sample(begin, data + ends[text], sample, classes, known, knowns, numbers);
+        begin = data + ends[text];
+    }
+    return 0;
+}
+
+static inline int is_digit(uint8_t byte) { return (uint8_t)(byte - '0') < 10; }
+
+/* Whether a byte may stand between the digits of a number: of the marks in SEVEN_DIGITS. */
+static inline int may_separate(uint8_t byte) {
+    if (byte >= 0x80) return byte < 0xC0 || byte == 0xE2 || byte == 0xEF;
+    return byte == ' ' || byte == '(' || byte == ')' || byte == '.' || byte == '-';
+}
+
+/* Whether one of the signs of personal.py (the @, VEILED_AT, SEVEN_DIGITS, THREE_DOTS, TWO_COLONS) may match: each is
+   read a little wider here. */
+static int may_be_personal(const uint8_t *begin, const uint8_t *end) {
+    const uint8_t *digit = NULL, *dot = NULL; /* the last digit; the last dot between two digits */
+    int digits = 0, dots = 0;                 /* digits with gaps of two characters at most; such dots, near each other */
+    for (const uint8_t *place = begin; place < end; place++) {
+        uint8_t byte = *place, next = end - place > 1 ? place[1] : 0;
+        if (is_digit(byte)) {
+            digits = digit && place - digit <= WIDEST_GAP + 1 ? digits + 1 : 1;
+            digit = place;
+            if (digits == 7) return 1;
+            continue;
+        }
+        if (!may_separate(byte)) digit = NULL;
+        if (byte == '.') {
+            if (!digit || digit != place - 1 || !is_digit(next)) continue;
+            dots = dot && place - dot <= 4 ? dots + 1 : 1;
+            dot = place;
+            if (dots == 3) return 1;
+        } else if (byte == '@') {
+            return 1;
+        } else if (byte == ':') {
+            if (place - begin >= 4 && (place[-4] == '2' || place[-4] == '3')) return 1;
+        } else if (byte == '[' || byte == '(' || byte == '{' || byte == '<') {
+            if ((next | 0x20) == 'a' && end - place > 2 && (place[2] | 0x20) == 't') return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether personal data may stand in each text, in `found`. Returns 0. */
+EXPORT int64_t athanor_may_be_personal(const uint8_t *data, const int64_t *ends, int64_t texts, uint8_t *found) {
+    const uint8_t *begin = data;
+    for (int64_t text = 0; text < texts; text++) {
+        found[text] = (uint8_t)may_be_personal(begin, data + ends[text]);
         begin = data + ends[text];
     }
     return 0;

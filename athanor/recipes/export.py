@@ -29,8 +29,9 @@ from athanor.inference.gguf_model import gguf_filler, read_model, write_model
 from athanor.inference.gguf_pieces import KIND as PIECES_KIND
 from athanor.inference.gguf_tokenizer import alike, differences, read_tokenizer
 from athanor.models.config import TransformerConfig
-from athanor.models.convert import INDEX, Stored, convert_checkpoint, load_checkpoint, read_object
+from athanor.models.convert import INDEX, Stored, convert_checkpoint, read_object
 from athanor.models.language import LanguageModel
+from athanor.models.seq2seq import EncoderDecoder
 from athanor.models.streamed import Fill, filler_of
 from athanor.recipes import export_onnx
 from athanor.recipes.adapters import KIND, base_of, merge_checkpoint, refuse_others, to_peft
@@ -158,7 +159,7 @@ def to_hf(source: Source, result: Path, kind: str, licence: str | None, progress
     written = Tokenizer.load(result)
     receipt = {
         **head(source, "hf", kind, "the folder was loaded again by Athanor's own reader"),
-        "logits": compare_models(source, lambda: load_checkpoint(result), lambda: filler_of(result)),
+        "logits": compare_models(source, lambda: equivalence.open_network(result), lambda: filler_of(result)),
         "token_ids": equivalence.compare_tokenizers(source.tokenizer, written),
         "chat_template": equivalence.compare_template(source.tokenizer, written.chat_template, written),
     }
@@ -241,7 +242,9 @@ def head(source: Source, to: str, kind: str, how: str) -> dict[str, Any]:
 
 
 def compare_models(
-    source: Source, load: Callable[[], LanguageModel], stream: Callable[[], tuple[TransformerConfig, Fill]]
+    source: Source,
+    load: Callable[[], LanguageModel | EncoderDecoder],
+    stream: Callable[[], tuple[TransformerConfig, Fill]],
 ) -> dict[str, Any]:
     """The source's behaviour and the result's, one of the two models in memory at a time.
 
@@ -252,7 +255,7 @@ def compare_models(
     dtype = compare_type(source)
     if dtype is not None:
         found = equivalence.observe(load().to(dtype), source.tokenizer)
-        before = equivalence.observe(load_checkpoint(source.dense, dtype=dtype), source.tokenizer)
+        before = equivalence.observe(equivalence.open_network(source.dense).to(dtype), source.tokenizer)
     else:
         stored = PLAIN_TYPES[stored_type(source.dense)]
         found = equivalence.observe_streamed(*stream(), source.tokenizer, stored)

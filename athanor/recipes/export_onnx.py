@@ -16,10 +16,13 @@ from athanor.base.files import write_json
 from athanor.base.progress import Progress
 from athanor.inference import equivalence
 from athanor.inference.equivalence import Behaviour
-from athanor.inference.onnx import Graph, OnnxWriter, Session, graphs_of, require_libraries, write_graph
+from athanor.inference.onnx import OnnxWriter, graphs_of
+from athanor.inference.onnx_graph import Graph, Session, require_libraries, write_graph
 from athanor.models.convert import load_checkpoint, load_network, read_object
 from athanor.models.language import LanguageModel
+from athanor.models.seq2seq import EncoderDecoder
 from athanor.models.settings import read_config
+from athanor.models.speech import SpeechModel
 from athanor.tokens.chat import generation_of, jinja_of
 from athanor.tokens.tokenizer import Tokenizer
 
@@ -81,7 +84,8 @@ def write_language_model(dense: Path, tokenizer: Tokenizer, result: Path, progre
 
 
 def write_network(folder: Path, result: Path, progress: Progress) -> dict[str, Any]:
-    """The graphs of a network that writes no text: an encoder, pictures, CLIP's two towers.
+    """The graphs of any other network: an encoder, pictures, CLIP's two towers, or the two sides of an encoder-decoder,
+    which has its tokenizer beside it.
 
     Raises:
         AthanorError: see `write_language_model`.
@@ -93,6 +97,10 @@ def write_network(folder: Path, result: Path, progress: Progress) -> dict[str, A
     graphs = graphs_of(model)
     paths = [write_graph(graph, result) for graph in graphs]
     shutil.copyfile(folder / "config.json", result / "config.json")
+    if isinstance(model, EncoderDecoder | SpeechModel):
+        tokenizer = Tokenizer.load(folder)
+        write_json(result / "generation_config.json", generation_of(folder, tokenizer))
+        tokenizer.save(result)
     progress.start("running it in onnxruntime and comparing", None, "")
     sessions = [Session(path) for path in paths]
     differences = {}

@@ -4,14 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_file, hash_json, write_json
 from athanor.base.progress import Progress
 from athanor.base.settings import Settings
 from athanor.inference import equivalence
 from athanor.models.convert import INDEX, read_object, refuse_pickles
+from athanor.models.seq2seq import EncoderDecoderConfig
 from athanor.models.settings import read_config
-from athanor.models.shapes import count_parameters
 from athanor.store.artifact import Artifact
 from athanor.tokens.chat import check_vocabulary, jinja_of, special_ids
 from athanor.tokens.tokenizer import Tokenizer
@@ -50,7 +52,9 @@ def import_model(
     tokenizer = equivalence.open_tokenizer(source)
     progress.start("reading the checkpoint", None, "")
     record = {key: value for key, value in read_object(source / "config.json").items() if key != "quantization_config"}
-    _, config = read_config(record, str(source / "config.json"))
+    family, config = read_config(record, str(source / "config.json"))
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in family.build(config).parameters())
     check_vocabulary(tokenizer, config.vocabulary, source)
     before = equivalence.observe_folder(source, tokenizer)
     progress.start("copying and comparing", None, "")
@@ -72,7 +76,12 @@ def import_model(
     equivalence.refuse_unequal(receipt, exact=True)
     write_json(folder / RECEIPT, receipt)
     progress.finish()
-    return {"parameters": count_parameters(config), "context": config.max_positions, "source": hashes}
+    return {"parameters": parameters, "context": longest(config), "source": hashes}
+
+
+def longest(config: Any) -> int:
+    """Positions that a network has, of its source where it reads one."""
+    return config.encoder.max_positions if isinstance(config, EncoderDecoderConfig) else config.max_positions
 
 
 def folder_of(settings: ImportSettings) -> Path:

@@ -5,7 +5,7 @@ token probabilities come with a later issue; until then their fields are refused
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,7 +20,7 @@ from athanor.serving import schema
 from athanor.serving.answers import Shape
 from athanor.serving.body import check, read_object
 from athanor.serving.errors import ApiError, bad_request, shown
-from athanor.serving.generation import Job, Room, engine_stopped, sampling_of
+from athanor.serving.generation import NONE_SAID, Job, Room, engine_stopped, sampling_of
 from athanor.serving.guard import Guard
 from athanor.serving.history import Prompt, fit, refuse_giants, render
 from athanor.serving.page import not_found, page_routes
@@ -41,6 +41,7 @@ def create_app(
     adapters: Sequence[str] = (),
     why: Why | None = None,
     tokenizer: Tokenizer | None = None,
+    defaults: Mapping[str, Any] = NONE_SAID,
 ) -> FastAPI:
     """The application that answers for one model.
 
@@ -51,6 +52,7 @@ def create_app(
         model_name: what clients put into `model`.
         adapters: names of adapters beside the model, which they may put there as well.
         why: from a text to the rows of `athanor.serving.why.span_rows`; None hides the button and refuses /why.
+        defaults: fields of `Sampling` as the model's files have them, for what a request leaves unsaid.
     Raises:
         AthanorError: the settings open the server to other machines without a key.
     """
@@ -59,7 +61,7 @@ def create_app(
     app.router.redirect_slashes = False
     tokenizer = tokenizer if template is None else template.tokenizer
     assert tokenizer is not None
-    server = Server(engine, template, tokenizer, (model_name, *adapters), settings, why)
+    server = Server(engine, template, tokenizer, (model_name, *adapters), settings, why, defaults)
     add = app.add_api_route
     add("/v1/models", server.models, methods=["GET"])
     add("/v1/models/{name:path}", server.model, methods=["GET"])
@@ -80,11 +82,11 @@ class Server:
 
     def __init__(
         self, engine: Engine, template: Template | None, tokenizer: Tokenizer, names: tuple[str, ...],
-        settings: ServingSettings, why: Why | None,
+        settings: ServingSettings, why: Why | None, defaults: Mapping[str, Any],
     ):  # fmt: skip
         self.engine, self.template, self.tokenizer = engine, template, tokenizer
         self.names, self.model_name = names, names[0]
-        self.settings, self.why = settings, why
+        self.settings, self.why, self.defaults = settings, why, defaults
         self.created = int(time.time())
         token_bytes = tokenizer.token_bytes()
         self.vocabulary, self.longest_token = len(token_bytes), bytes_per_token(tokenizer, token_bytes)
@@ -166,7 +168,7 @@ class Server:
         shape = Shape(asked.model, chat, with_usage)
         adapter = None if asked.model == self.model_name else asked.model
         jobs: list[Job] = [
-            (prompt.ids, sampling_of(asked, prompt.longest, index, self.vocabulary, adapter))
+            (prompt.ids, sampling_of(asked, prompt.longest, index, self.vocabulary, adapter, self.defaults))
             for prompt in prompts
             for index in range(asked.n)
         ]

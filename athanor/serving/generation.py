@@ -1,8 +1,9 @@
 """Between the event loop and the engine's thread: answers in progress, their number, and their cancellation."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -17,6 +18,10 @@ from athanor.serving.schema import Generation
 
 Result = TypeVar("Result")
 Job = tuple[list[int], Sampling]  # a prompt's token ids, and how to answer it
+FROM_REQUEST = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop",
+)  # fmt: skip
+NONE_SAID: Mapping[str, Any] = MappingProxyType({})
 RETRY_SECONDS = 2
 SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 divided by the golden ratio: no two small multiples are near
 
@@ -144,9 +149,13 @@ def engine_stopped() -> ApiError:
 
 
 def sampling_of(
-    asked: Generation, longest: int, index: int, vocabulary: int, adapter: str | None = None
+    asked: Generation, longest: int, index: int, vocabulary: int, adapter: str | None = None,
+    defaults: Mapping[str, Any] = NONE_SAID,
 ) -> Sampling:  # fmt: skip
     """The engine's settings for choice `index` of a request; choices of a seeded request differ, and repeat.
+
+    Args:
+        defaults: what the model's files say of the settings that a request leaves unsaid.
 
     Raises:
         ApiError: a token in logit_bias is not in the vocabulary (400).
@@ -155,19 +164,12 @@ def sampling_of(
     if wrong := [token for token in biases if token >= vocabulary]:
         message = f"logit_bias names token {wrong[0]}; the vocabulary has 0 to {vocabulary - 1}."
         raise bad_request(message, param="logit_bias")
+    said = {
+        name: getattr(asked, name) if name in asked.model_fields_set else defaults.get(name, getattr(asked, name))
+        for name in FROM_REQUEST
+    }
     return Sampling(
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
-        seed=_choice_seed(asked.seed, index),
-        max_tokens=longest,
-        stop=asked.stop,
-        logit_bias=biases,
-        adapter=adapter,
+        **said, seed=_choice_seed(asked.seed, index), max_tokens=longest, logit_bias=biases, adapter=adapter
     )
 
 

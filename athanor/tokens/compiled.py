@@ -9,7 +9,9 @@ Shapes: D texts, T tokens.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from tokenizers import Regex, normalizers
 
 from athanor.base import native
 from athanor.base.textblock import TextBlock
-from athanor.tokens.letters import BYTE_TO_LETTER
+from athanor.tokens.letters import BYTE_TO_LETTER, LETTER_TO_BYTE
 from athanor.tokens.pipelines import CL100K, GPT2, PIECES, QWEN2
 
 OTHER, LETTER, NUMBER, SPACE = range(4)  # classes of characters in bpe.c
@@ -28,6 +30,7 @@ KINDS = {LETTER: r"\p{L}", NUMBER: r"\p{N}", SPACE: r"\s"}
 FOLDED = r"(?i:[sdmtlver])"
 FOLDED_LETTERS = "sdmtlverSDMTLVER\u017f"
 MOST_MERGES = 1 << 24  # a rank and a place in a piece share 31 bits
+PLANE, NOT_WHOLE, JOINS_FIRST, LENDS_LAST = 1 << 16, np.uint32(0xFFFFFFFF), 1, 2  # as bpe.c has them
 CACHE = 1 << 14  # pieces whose ids are remembered, 64 bytes each
 Ids = NDArray[np.uint32]
 
@@ -35,8 +38,9 @@ Ids = NDArray[np.uint32]
 class CompiledEncoder:
     """Ids of ordinary text, as the reference gives them."""
 
-    def __init__(self, pattern: str, byte_ids: Ids, merges: NDArray[np.uint32]):
+    def __init__(self, pattern: str, byte_ids: Ids, merges: NDArray[np.uint32], characters: "Characters"):
         """`merges`: left, right and made ids, in order, (3, M)."""
+        self._characters = characters
         left, right, made = merges
         size = max(64, 1 << (2 * len(left)).bit_length())
         self._form, self._digits = FORMS[pattern]
@@ -61,6 +65,7 @@ class CompiledEncoder:
         native.function("athanor_bpe_encode")(
             native.pointer(block.data_B, np.uint8), native.pointer(block.ends_D, np.int64), len(block),
             native.pointer(kinds, np.uint8), self._form, self._digits, native.pointer(self._byte_ids, np.uint32),
+            native.pointer(self._characters.ids, np.uint32), native.pointer(self._characters.before, np.uint8),
             native.pointer(self._table, np.uint64), self._mask, native.pointer(cache, np.uint64), CACHE - 1,
             -1 if mark is None else mark, native.pointer(ids_T, np.uint32), native.pointer(ends_D, np.int64),
         )  # fmt: skip
@@ -83,7 +88,83 @@ def compiled_encoder(pattern: str, ids: Mapping[str, int], pairs: Sequence[tuple
     rows = [list(map(ids.get, column)) for column in (left, right, map(str.__add__, left, right))]
     if any(None in column for column in (by_byte, *rows)) or not len(set(pairs)) == len(pairs) < MOST_MERGES:
         return None
-    return CompiledEncoder(pattern, np.array(by_byte, np.uint32), np.array(rows, np.uint32))
+    merges = np.array(rows, np.uint32)
+    return CompiledEncoder(pattern, np.array(by_byte, np.uint32), merges, whole_characters(pairs, merges))
+
+
+@dataclass(frozen=True, slots=True)
+class Characters:
+    """Which characters of three bytes may be merged before anything else.
+
+    Attributes:
+        ids: of the code points below 2^16; NOT_WHOLE where a character may not, or is no single token.
+        before: of the same code points, bits: JOINS_FIRST, a merge joins the character with the first bytes of another
+            one, so the one behind it may not; LENDS_LAST, a merge joins its last bytes with another character, so the
+            one behind it may not where this one itself does not.
+    """
+
+    ids: NDArray[np.uint32]
+    before: NDArray[np.uint8]
+
+
+def whole_characters(pairs: Sequence[tuple[str, str]], merges: NDArray[np.uint32]) -> Characters:
+    """The characters that become one token whatever stands around them, so that merging may begin with them.
+
+    A merge inside one character may be done early if no other merge competes for its bytes, and none that uses what it
+    makes stands before it in the list: then all that it makes possible would have come later anyway. Merges that
+    compete take bytes of two characters, one of them not whole: the first bytes of the second one (JOINS_FIRST) or the
+    last bytes of the first one, unless they are gone by then (LENDS_LAST).
+    """
+    ids, before = np.full(PLANE, NOT_WHOLE, np.uint32), np.zeros(PLANE, np.uint8)
+    inside: dict[tuple[bytes, bytes], int] = {}  # merges that make a character or a part of one: their ranks
+    lent: dict[bytes, int] = {}  # last bytes of characters that merges join with another one: rank of the first
+    for rank, pair in enumerate(pairs):
+        if pair[0].isascii() and pair[1].isascii():
+            continue
+        left, right = (bytes(map(LETTER_TO_BYTE.__getitem__, part)) for part in pair)
+        begins = [place for place, byte in enumerate(left + right) if byte & 0xC0 != 0x80]
+        if begins in ([], [0]):
+            inside[left, right] = rank
+            continue
+        if begins[0] == len(left):
+            lent.setdefault(left, rank)
+        if len(begins) > 1 and not (_is_whole(left) and _is_whole(right)):
+            joined = (left + right)[begins[-2] : begins[-1]]
+            if _is_whole(joined) and ord(joined.decode()) < PLANE:
+                before[ord(joined.decode())] |= JOINS_FIRST
+    used_first = np.full(int(merges.max(initial=0)) + 1, len(pairs))  # rank of the first merge that uses an id
+    for row in merges[:2]:
+        np.minimum.at(used_first, row, np.arange(len(pairs)))
+    codes = np.arange(PLANE)
+    for last in lent:  # six bits of a code point in each byte; longer ones are of no character below 2^16
+        bits = int.from_bytes(last) & 0x3F | (last[0] & 0x3F) << 6 * (len(last) - 1)
+        before[(codes & (1 << 6 * len(last)) - 1) == bits] |= LENDS_LAST
+    for whole in {left + right for left, right in inside}:
+        ranks = _merge_inside(whole, inside)
+        if len(whole) == 3 and _is_whole(whole) and len(ranks) == 2:
+            made = merges[2, ranks]
+            gone = all(lent.get(whole[place:], len(pairs)) > ranks[-1] for place in (1, 2))
+            if gone and (used_first[made] > ranks).all():
+                ids[ord(whole.decode())] = made[-1]
+    return Characters(ids, before)
+
+
+def _merge_inside(whole: bytes, ranks: Mapping[tuple[bytes, bytes], int]) -> list[int]:
+    """The ranks of the merges of a character by itself, as they are done."""
+    parts, done = [bytes([byte]) for byte in whole], []
+    while found := [(ranks[pair], place) for place, pair in enumerate(pairwise(parts)) if pair in ranks]:
+        rank, place = min(found)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        done.append(rank)
+    return done
+
+
+def _is_whole(part: bytes) -> bool:
+    try:
+        part.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @cache

@@ -70,6 +70,8 @@ class AdaptSettings(ChatSettings):
         for name, methods in USED_BY.items():
             if getattr(self, name) is not None and self.method not in methods:
                 raise ValueError(f"{name} has no meaning with method={self.method}: it is for {', '.join(methods)}")
+        if self.engine == "tensor":
+            raise ValueError("engine=tensor divides whole layers, not what adapters put around them: use ddp or fsdp2")
         return self
 
 

@@ -24,6 +24,7 @@ from athanor.training.networks import PretrainSettings
 from athanor.training.objective import Loss
 from athanor.training.objectives import blank_infilling, masked, permutation, span_corruption
 from athanor.training.objectives.draws import row_numbers
+from athanor.training.objectives.mixed import Task, mixed_batch, mixed_loss
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
 
 Draw = Callable[[Batch, Sequence[np.random.Generator], torch.device], Any]
@@ -69,6 +70,14 @@ def with_marks(settings: PretrainSettings, tokenizer: Tokenizer) -> Tokenizer:
     if settings.objective == "masked":
         tokenizer.config["mask_token"] = marks(settings, tokenizer)[0]
     return tokenizer
+
+
+def every_rows(settings: PretrainSettings, tokenizer: Tokenizer, model: nn.Module) -> dict[str, Rows]:
+    """What each objective of a run makes of windows, the first one first."""
+    return {
+        name: rows_of(settings.model_copy(update={"objective": name}), tokenizer, model)
+        for name in (settings.objective, *settings.beside)
+    }
 
 
 def rows_of(settings: PretrainSettings, tokenizer: Tokenizer, model: nn.Module) -> Rows:
@@ -137,6 +146,24 @@ def read_rows(
         return batch._replace(sources_B=sources_BT[:, 0])
 
     return read
+
+
+def learning(
+    settings: PretrainSettings, batches: Batches | MixedBatches, made: Mapping[str, Rows], device: torch.device
+) -> tuple[Callable[[int, int, int], Any], LossOf]:
+    """Batches and their loss: of one objective, or of several on the same windows of the corpus.
+
+    Args:
+        made: what each objective makes of windows, see `rows_of`.
+    """
+    names = dict(enumerate(batches.names)) if isinstance(batches, MixedBatches) else None
+    tasks = {
+        name: Task(read_rows(batches, rows, settings.seed, device), rows.loss(names), settings.beside.get(name, 1.0))
+        for name, rows in made.items()
+    }  # fmt: skip
+    if len(tasks) == 1:
+        return tasks[settings.objective].batch, tasks[settings.objective].loss
+    return mixed_batch(tasks, settings.compare_every), mixed_loss(tasks)
 
 
 def judge(rows: Rows) -> LossOf:

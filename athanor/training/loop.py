@@ -55,6 +55,7 @@ def take_step(run: Run) -> None:
     row = learn(run)
     if row is None:
         run.save()
+        run.settle()
         raise Stopped(run.progress.stop.by_system)
     verdict = run.guard.judge(run.history.rows, row)
     run.step += 1
@@ -121,7 +122,7 @@ def gradients(run: Run) -> tuple[float, int, dict[str, float]] | None:
         torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
         with engine.piece(last=piece == pieces - 1):
             loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
-            loss.total.backward()
+            engine.backward(loss.total)
         run.optimizer.collect()
         flat = [loss.total.detach(), loss.count, *(number for pair in loss.parts.values() for number in pair)]
         sums.append(torch.stack([number.double() for number in flat]))

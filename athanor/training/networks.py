@@ -5,7 +5,8 @@ saved under their family's names, so that `transformers` and others read them.
 """
 
 import math
-from typing import Any, Literal, get_args
+from contextlib import nullcontext
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 from torch import nn
@@ -14,6 +15,7 @@ from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.models.masked import EncoderConfig, TextEncoder
+from athanor.models.outline import outline
 from athanor.models.permuted import PermutedConfig, PermutedLanguageModel
 from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from athanor.training.objectives.next_token import NextTokenSettings
@@ -28,7 +30,12 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     "guess_one_in": ("permutation",),
     "max_positions": ("next_token", "masked", "blank_infilling"),
     **dict.fromkeys(("kv_heads", "experts", "experts_per_token", "expert_hidden", "balance"), ("next_token",)),
-    **dict.fromkeys(("prompts", "fused_loss", "document_mask"), ("next_token",)),
+    **dict.fromkeys(("fused_loss", "document_mask"), ("next_token",)),
+    "prompts": ("next_token", "blank_infilling"),
+}
+DIVIDING = ("fsdp2", "tensor")  # engines whose processes hold a part of every matrix
+BESIDE: dict[ObjectiveName, tuple[ObjectiveName, ...]] = {  # whose network can be read the other way, too
+    "blank_infilling": ("next_token",),
 }
 
 
@@ -47,6 +54,11 @@ class PretrainSettings(NextTokenSettings):
     """Share of the rows that lose their second half or more, [gMASK], not short spans, [MASK]; unset: 0.5."""
     guess_one_in: int | None = pydantic.Field(default=None, ge=2)
     """One word in so many is guessed, the last ones of its order; unset: 6."""
+    beside: dict[ObjectiveName, Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(default_factory=dict)
+    """Further objectives that the same network learns on the same rows, and what each counts beside the first, which
+    counts 1: {next_token: 1} with blank_infilling (GLM, Du et al. 2022, section 2.2: multi-task pretraining)."""
+    compare_every: int | None = pydantic.Field(default=None, ge=1)
+    """Steps between two comparisons of the objectives' gradients; unset: none."""
     layers: int = pydantic.Field(ge=1)
     """Of an encoder-decoder: on either side."""
     width: int = pydantic.Field(ge=16)
@@ -80,6 +92,29 @@ class PretrainSettings(NextTokenSettings):
                 )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _divides(self) -> "PretrainSettings":
+        for name in ("heads", "kv_heads", "hidden", "expert_hidden"):
+            number = getattr(self, name)
+            if self.engine == "tensor" and number is not None and number % self.processes:
+                raise ValueError(
+                    f"engine=tensor cannot divide {name}={number} among processes={self.processes}: "
+                    "choose a number that does, or engine=fsdp2"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _learns_together(self) -> "PretrainSettings":
+        for other in self.beside:
+            if other not in BESIDE.get(self.objective, ()):
+                known = "; ".join(f"{one}: beside {', '.join(others)}" for one, others in BESIDE.items())
+                raise ValueError(
+                    f"beside: the network of {self.objective} cannot learn {other}, too; allowed is {known}"
+                )
+        if self.compare_every is not None and not self.beside:
+            raise ValueError("compare_every compares the gradients of several objectives: name one in `beside`")
+        return self
+
 
 def network(settings: PretrainSettings, vocabulary: int) -> TransformerConfig:
     """The trunk that these settings describe; of an encoder-decoder its encoder's.
@@ -97,7 +132,7 @@ def network(settings: PretrainSettings, vocabulary: int) -> TransformerConfig:
 
 
 def build(settings: PretrainSettings, vocabulary: int) -> Any:
-    """The network itself, with fresh weights.
+    """The network itself, with fresh weights; engines that divide matrices make them (`models/outline.py`).
 
     Raises:
         AthanorError: see `network`.
@@ -112,7 +147,8 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
         # The head reads what the decoder makes as it is (T5 v1.1): scaled as in T5, small weights learn slowly.
         model = EncoderDecoder(EncoderDecoderConfig(encoder=trunk, vocabulary=vocabulary, tied=True, scale_head=False))
     else:
-        model = LanguageModel(trunk)
+        with outline() if settings.engine in DIVIDING else nullcontext():
+            model = LanguageModel(trunk)
     return model.initialise(settings.seed)
 
 

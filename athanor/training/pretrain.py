@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from athanor.base.device import pick_device
 from athanor.base.progress import Progress
-from athanor.data.packing.mixed import MixedBatches
 from athanor.data.packing.mixture import document_ids, measured_mixture, mixture_table, open_batches
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.corpus import judge, read_rows, row_flops, rows_of, with_marks
+from athanor.training.corpus import every_rows, judge, learning, row_flops, with_marks
 from athanor.training.loop import train
 from athanor.training.networks import PretrainSettings, build, network
 from athanor.training.objective import Objective
@@ -29,15 +29,17 @@ def pretrain(
     highest = 1 + max(tokenizer.core.get_vocab().values())  # ids of another model's tokenizer may have gaps
     model = prepare(build(settings, highest), settings.dtype, settings)
     batches = open_batches(shards.path, settings.context, settings.rows, settings.seed, settings.steps)
-    made = rows_of(settings, tokenizer, model)
+    every = every_rows(settings, tokenizer, model)
+    made = every[settings.objective]
+    batch, loss = learning(settings, batches, every, pick_device())
     objective = Objective(
-        batch=read_rows(batches, made, settings.seed, next(model.parameters()).device),
-        loss=made.loss(dict(enumerate(batches.names)) if isinstance(batches, MixedBatches) else None),
-        tokens=settings.rows * settings.context,
-        flops=settings.rows * row_flops(settings, model),
+        batch=batch, loss=loss, tokens=settings.rows * settings.context,
+        flops=settings.rows * sum(
+            row_flops(settings.model_copy(update={"objective": name}), model) for name in every
+        ),
         **looks(settings, tokenizer, shards.path, settings.context, judge(made)),
         sources=lambda step: document_ids(shards.path, batches, step),
-    )
+    )  # fmt: skip
     clock = time.monotonic()
     rows = train(model, objective, settings, folder / RESUME, progress, "pretraining")
     seconds = time.monotonic() - clock

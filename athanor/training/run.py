@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from athanor.base.progress import Progress
+from athanor.training.alongside import SyncedAlongside
 from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
 from athanor.training.engines.engine import Engine
@@ -15,7 +16,6 @@ from athanor.training.engines.part import PartDone
 from athanor.training.guard import Guard
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
-from athanor.training.optimizer import MasterOptimizer
 from athanor.training.settings import LoopSettings
 from athanor.training.show import Show
 
@@ -39,21 +39,21 @@ class Run:
     ):
         self.objective, self.settings, self.work = objective, settings, work
         self.progress, self.engine, self.model = progress, engine, model
-        self.module = engine.wrap(Scored(model, objective.loss))
-        self.optimizer = MasterOptimizer(
-            model, settings.optimizer, settings.betas, settings.weight_decay, engine, settings.fused_optimizer
-        )
-        names, masters = self.optimizer.names, self.optimizer.masters
-        self.average = None if settings.average is None else Average(names, masters, settings.average)
+        self.module, self.optimizer = engine.start(Scored(model, objective.loss), settings)
+        self.average = None
+        if settings.average is not None:
+            self.average = Average(self.optimizer.names, self.optimizer.masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
-        self.writer: Any = self.checkpoints if engine.places == 1 else in_background(self.checkpoints, engine)
+        self.writer: Any = (
+            SyncedAlongside(self.checkpoints) if engine.places == 1 else in_background(self.checkpoints, engine)
+        )
         self.guard = Guard(settings.on_spike)
         self.history = History(work / METRICS if engine.first else None)
         self.step, self.saved = 0, time.monotonic()
         self.show = Show(objective, settings, progress, work.parent.name) if engine.first else None
 
     def save(self) -> None:
-        """Write a checkpoint; several processes write it while they go on, see `settle`."""
+        """Write a checkpoint; it is whole some time later, see `settle`."""
         parts = dict(self.optimizer.tensors())
         if self.average is not None:
             parts |= dict(self.average.tensors())
@@ -63,8 +63,7 @@ class Run:
 
     def settle(self) -> None:
         """Until the last checkpoint is whole."""
-        if self.writer is not self.checkpoints:
-            self.writer.wait()
+        self.writer.wait()
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint; with none, write the first, so that there is one to go back to."""

@@ -53,7 +53,8 @@ class LoopSettings(Settings):
     seed: int = pydantic.Field(default=1, ge=0)
     # `exclude`: what changes no result is no part of an artifact's name
     engine: EngineName = pydantic.Field(default="single", exclude=True)
-    """How training spreads: one process; ddp: the whole model in each; fsdp2: weights divided; tensor: layers divided.
+    """How training spreads: one process; ddp: the whole model in each; fsdp2: weights divided; tensor: layers divided;
+    deepspeed: gradients and moments divided (ZeRO-2; the extra athanor[deepspeed]).
     The result is the same within rounding, and a checkpoint of one goes on in any other."""
     processes: int = pydantic.Field(default=1, ge=1, exclude=True)
     """Processes that are started on this machine; under torchrun it says how many."""
@@ -64,17 +65,18 @@ class LoopSettings(Settings):
     tracker: TrackerName = pydantic.Field(default="none", exclude=True)
     """Show the curves in tensorboard, mlflow or wandb as well."""
 
-    @pydantic.field_validator("engine")
-    @classmethod
-    def _built(cls, engine: EngineName) -> EngineName:
-        if engine == "deepspeed":
-            raise ValueError("engine=deepspeed is not built yet (SPEC R3): fsdp2 divides the same (ZeRO, stage 3)")
-        return engine
-
     @pydantic.model_validator(mode="after")
     def _spreads(self) -> "LoopSettings":
         if self.processes > 1 and self.engine == "single":
-            raise ValueError(f"processes={self.processes} needs an engine that spreads: engine=ddp, fsdp2 or tensor")
+            raise ValueError(
+                f"processes={self.processes} needs an engine that spreads: ddp, fsdp2, tensor or deepspeed"
+            )
+        if self.engine == "deepspeed" and (self.optimizer != "adamw" or self.average is not None):
+            given = f"optimizer={self.optimizer}" if self.optimizer != "adamw" else f"average={self.average}"
+            raise ValueError(
+                f"engine=deepspeed with {given}: DeepSpeed keeps masters in flat rows, which only AdamW can update; "
+                "set optimizer=adamw without average, or engine=fsdp2"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -28,7 +28,8 @@ from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import Rendered
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
-from athanor.training.objective import Objective
+from athanor.training.objective import Loss, Objective
+from athanor.training.objectives.mixed import Task, mixed_batch, mixed_loss
 from athanor.training.objectives.next_token import NextTokenSettings, next_token_loss, to_tensors
 from athanor.training.setup import DTYPES, DtypeName, chat_generation, prepare, save_model, summary, write_metrics
 from athanor.training.watching import answers_loss, looks, samples
@@ -41,6 +42,8 @@ class ChatSettings(NextTokenSettings):
 
     document_rows: int = pydantic.Field(default=0, ge=0)
     """Rows of plain documents in every step beside `rows` of conversations: they keep what pretraining taught."""
+    compare_every: int | None = pydantic.Field(default=None, ge=1)
+    """Steps between two comparisons of the gradients of conversations and documents; unset: none."""
     too_long: TooLong = "refuse"
     """A conversation longer than the context: refuse, truncate, or split it."""
     context: int | None = pydantic.Field(default=None, ge=16)
@@ -53,6 +56,8 @@ class ChatSettings(NextTokenSettings):
     def _no_documents_beside_groups(self) -> "ChatSettings":
         if self.group_by_length and self.document_rows:
             raise ValueError("group_by_length has rows of many lengths: it goes with document_rows=0")
+        if self.compare_every is not None and not self.document_rows:
+            raise ValueError("compare_every compares conversations with documents: set document_rows")
         return self
 
 
@@ -133,17 +138,14 @@ def lesson(
         rows = group_conversations(fit(pieces, context, settings.too_long), settings.rows)
     else:
         rows = pack_conversations(pieces, context, settings.too_long)
-    batch = mixed_batches(settings, rows, shards and shards.path, context)
     device = next(model.parameters()).device
     if shards is not None:
         shards.verify()
+    batch, loss = told_apart(settings, model, rows, shards and shards.path, context, device)
     width = rows.width if isinstance(rows, GroupedConversations) else context
     tokens = round(settings.rows * width + settings.document_rows * context)
     objective = Objective(
-        batch=lambda step, rank, world: to_tensors(batch(step, rank, world), device), tokens=tokens,
-        loss=next_token_loss(
-            model.config, z_loss=settings.z_loss, fused=settings.fused_loss, document_mask=settings.document_mask
-        ),
+        batch=batch, loss=loss, tokens=tokens,
         flops=float(tokens * flops_per_token(model.config, context)),
         **looks_of(settings, tokenizer, template, conversations, shards, context),
         sources=lambda step: [f"conversation {number}" for number in rows.members(step, settings.rows, settings.seed)],
@@ -235,6 +237,27 @@ def row_of_conversation(packed: PackedConversations) -> np.ndarray:
         members = np.unique(packed.documents_RT[row])
         rows[members[members < packed.conversations]] = row
     return rows
+
+
+def told_apart(
+    settings: ChatSettings, model: LanguageModel, rows: PackedConversations | GroupedConversations,
+    shards: Path | None, context: int, device: torch.device,
+) -> tuple[Callable[[int, int, int], Any], Callable[..., Loss]]:  # fmt: skip
+    """Batches and their loss: conversations and documents in one, or apart where their gradients are compared."""
+    loss = next_token_loss(
+        model.config, z_loss=settings.z_loss, fused=settings.fused_loss, document_mask=settings.document_mask
+    )
+    if settings.compare_every is None:
+        batch = mixed_batches(settings, rows, shards, context)
+        return lambda step, rank, world: to_tensors(batch(step, rank, world), device), loss
+    chats = mixed_batches(settings.model_copy(update={"document_rows": 0}), rows, None, context)
+    assert shards is not None, "document_rows need shards"
+    documents = open_batches(shards, context, settings.document_rows, settings.seed)
+    tasks = {
+        "conversations": Task(lambda step, rank, world: to_tensors(chats(step, rank, world), device), loss),
+        "documents": Task(lambda step, rank, world: to_tensors(documents.batch(step, rank, world), device), loss),
+    }
+    return mixed_batch(tasks, settings.compare_every), mixed_loss(tasks, by_positions=True)
 
 
 def mixed_batches(

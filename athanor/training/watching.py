@@ -12,8 +12,10 @@ from athanor.data.packing.batches import Batch, Batches
 from athanor.data.packing.conversations import PackedConversations
 from athanor.data.packing.mixture import open_heldout
 from athanor.data.packing.pack import TokenFiles, document_mark
+from athanor.inference.blanks import find_blanks
 from athanor.inference.generate import generate
 from athanor.inference.sampling import Sampling
+from athanor.tokens.chat import completion_start
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.objective import Loss
 from athanor.training.objectives.next_token import next_token_loss, to_tensors
@@ -21,6 +23,7 @@ from athanor.training.settings import LoopSettings
 
 WINDOWS, AT_ONCE = 32, 8  # of held-out text: enough to see a trend, few enough to cost little
 SAMPLE_TOKENS = 48
+PIECE_END = "<eop>"  # what ends a blank (GLM)
 
 
 Judge = Callable[[nn.Module, Batch], Loss]
@@ -91,13 +94,14 @@ def samples(prompts: Sequence[str], tokenizer: Tokenizer) -> Callable[[nn.Module
     """Each beginning with what the model finds likeliest to follow; None: no beginnings."""
     if not prompts:
         return None
-    ends = [tokenizer.special[name] for name in (tokenizer.eos,) if name is not None]
+    ends = [tokenizer.special[name] for name in (tokenizer.eos, PIECE_END) if name in tokenizer.special]
 
     def write(model: nn.Module) -> Sequence[str]:
-        written = []
+        written, blanks = [], find_blanks(model.config, tokenizer)
         for prompt in prompts:
-            ids = [document_mark(tokenizer), *tokenizer.encode(prompt)]
-            answer = generate(model, ids, Sampling(max_tokens=SAMPLE_TOKENS), ends, tokenizer)
+            start = [document_mark(tokenizer)] if blanks is None else completion_start(tokenizer)
+            ids = [*start, *tokenizer.encode(prompt)]
+            answer = generate(model, ids, Sampling(max_tokens=SAMPLE_TOKENS), ends, tokenizer, blanks)
             written.append(prompt + answer.text)
         return written
 

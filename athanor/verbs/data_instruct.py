@@ -10,7 +10,7 @@ from athanor.verbs.data import filled, out_option, readable, show
 from athanor.verbs.options import json_option
 
 TARGETS = ("openai", "sharegpt", "alpaca", "gsm8k", "preference", "ranked", "hh", "kto")
-FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "preference", "hh", "pairs", "judgement")
+FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement")
 
 
 @click.command(

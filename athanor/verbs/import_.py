@@ -29,6 +29,7 @@ def command(path: str, base: str | None, store: str | None, as_json: bool) -> No
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
+    from athanor.inference.writer import is_encoder_decoder
     from athanor.recipes.runner import run_recipe
     from athanor.store.artifact import find_store
 
@@ -39,7 +40,8 @@ def command(path: str, base: str | None, store: str | None, as_json: bool) -> No
         print_json({"artifact": made.id, **made.record})
         return
     if base is None:
-        use = "chat" if (made.path / "chat_template.jinja").is_file() else "serve"  # without one it continues texts
+        chats = (made.path / "chat_template.jinja").is_file() or is_encoder_decoder(made.path)
+        use = "chat" if chats else "serve"  # without a template it continues texts
         click.echo(say(f"→ {made.id} · the same logits and token ids as the source · athanor {use} {made.id}",
                        f"→ {made.id} · 与来源的 logit 和词元完全一致 · athanor {use} {made.id}"))  # fmt: skip
         return

@@ -138,6 +138,24 @@ def open_speaker(
     return title, open_model(folder, adapters=adapters, chosen=chosen), tuple(one for one in adapters if one != chosen)
 
 
+def encoder_decoder(store: str | None, name: str | None) -> tuple[str, Path] | None:
+    """Name and folder of a model, as `open_speaker` finds it, if it reads a source and writes a text for that."""
+    from athanor.inference.writer import is_encoder_decoder
+
+    artifact = None
+    if name and is_checkpoint(name):
+        folder = Path(name).expanduser()
+    else:
+        place = find_store(store)
+        artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER, or_else="adapter")
+        folder = artifact.path
+    if not (folder / "config.json").is_file() or not is_encoder_decoder(folder):
+        return None
+    if artifact is not None:
+        artifact.verify()
+    return (artifact.id if artifact else folder.resolve().name), folder
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether a name is that of a checkpoint's folder."""
     return (Path(name).expanduser() / "config.json").is_file()

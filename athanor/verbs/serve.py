@@ -50,8 +50,11 @@ def command(
 
     app = create_app(
         runtime.engine, runtime.template, model_name=name, adapters=more, settings=settings, why=_why(store),
-        tokenizer=runtime.tokenizer,
+        tokenizer=runtime.tokenizer, defaults=runtime.defaults.sampling,
     )  # fmt: skip
+    if shown := runtime.defaults.shown({"beams": 1, "max_tokens": 1}):  # requests have their own length
+        click.echo(say(f"what a request leaves unsaid, as generation_config.json has it: {shown}",
+                       f"请求未指明时采用 generation_config.json：{shown}"), err=True)  # fmt: skip
     if runtime.template is None:
         click.echo(say("the model has no chat template: it continues texts (/v1/completions), but does not chat",
                        "模型没有对话模板：只能续写（/v1/completions），不能对话"), err=True)  # fmt: skip

@@ -1,5 +1,7 @@
 """Settings are strict, and errors say what was given, what is allowed, what to do."""
 
+from typing import Literal
+
 import pydantic
 import pytest
 
@@ -11,6 +13,7 @@ from athanor.base.tables import duration, quantity, size, text_table
 class Example(Settings):
     learning_rate: float = pydantic.Field(gt=0, lt=1)
     steps: int = 10
+    schedule: Literal["cosine", "linear"] | None = None
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name() -> None:
@@ -26,6 +29,13 @@ def test_a_value_out_of_range_is_refused_by_name(value: object) -> None:
     with pytest.raises(AthanorError, match=r"pretrain\.learning_rate") as caught:
         parse_settings(Example, {"learning_rate": value}, "pretrain")
     assert "float" in caught.value.allowed
+
+
+def test_a_word_that_is_none_of_the_known_ones_is_answered_with_them() -> None:
+    with pytest.raises(AthanorError, match=r"pretrain\.schedule='cosin'") as caught:
+        parse_settings(Example, {"learning_rate": 0.1, "schedule": "cosin"}, "pretrain")
+    assert caught.value.allowed == "cosine, linear (default None)"
+    assert caught.value.fix == "did you mean 'cosine'?"
 
 
 def test_a_missing_value_is_named() -> None:

@@ -7,12 +7,17 @@ import torch
 
 from athanor.base.errors import AthanorError
 from athanor.inference.engine import Engine
-from athanor.inference.onnx import OnnxWriter, Session, graphs_of, write_graph
+from athanor.inference.onnx import OnnxWriter, graphs_of
+from athanor.inference.onnx_graph import Session, write_graph
+from athanor.inference.onnx_seq2seq import OnnxTranslator
 from athanor.inference.sampling import Sampling
+from athanor.inference.seq2seq import Decoding, generate
 from athanor.models.config import TransformerConfig
 from athanor.models.contrastive import ContrastiveConfig, ContrastiveModel, TextTowerConfig
 from athanor.models.masked import EncoderConfig, TextEncoder
 from athanor.models.rope import RopeScaling
+from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
+from athanor.models.speech import SpeechConfig, SpeechModel
 from athanor.models.vision.patches import TowerConfig
 from athanor.models.vision.resnet import ResNet, ResNetConfig
 from athanor.models.vision.swin import Swin, SwinConfig
@@ -43,7 +48,7 @@ WRITERS = {
 TRUNK = {"width": 32, "layers": 2, "heads": 4, "hidden": 48, "max_positions": 24}
 TEXT = {"vocabulary": 97, "position": "learned", "mlp": "gelu", **LAYER_NORM}
 TOWER = {"image": 16, "patch": 4, "width": 32, "layers": 2, "heads": 4, "hidden": 48}
-FAST = ("bert",)  # tracing takes seconds; a language model goes the whole way in tests/verbs/test_export_onnx.py
+FAST = ("bert", "t5")  # tracing takes seconds; a language model goes the whole way in tests/verbs/test_export_onnx.py
 
 
 def networks() -> dict[str, torch.nn.Module]:
@@ -106,6 +111,51 @@ def test_encoders_and_pictures_are_those_of_the_network(name: str, tmp_path: Pat
                 parameter.mul_(1.1)
         with pytest.raises(AthanorError, match="refused"):
             difference(graph, session)
+
+
+def encoder_decoders() -> dict[str, torch.nn.Module]:
+    """T5's way to tell places apart, M2M-100's and Whisper's."""
+    trunk = {"width": 32, "layers": 1, "heads": 4, "hidden": 48, "causal": False}
+    buckets = TransformerConfig(
+        **trunk, position="buckets", buckets=8, farthest=20, max_positions=512, attention_scale=1.0, mlp="geglu"
+    )
+    waves = TransformerConfig(**trunk, **LAYER_NORM, position="none", mlp="relu", max_positions=44)
+    heard = TransformerConfig(**trunk, **LAYER_NORM, position="none", mlp="gelu", max_positions=11)
+    speech = EncoderDecoderConfig(encoder=heard, vocabulary=97, decoder_positions=24)
+    return {
+        "t5": EncoderDecoder(EncoderDecoderConfig(encoder=buckets, vocabulary=97)),
+        "m2m100": EncoderDecoder(EncoderDecoderConfig(
+            encoder=waves, vocabulary=97, padding=1, scale_embedding=True, decoder_layers=2, scale_head=False
+        )),
+        "whisper": SpeechModel(SpeechConfig(text=speech, mels=6)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cases(encoder_decoders()))
+def test_both_sides_of_an_encoder_decoder_are_those_of_the_network(name: str, tmp_path: Path) -> None:
+    """Numbers of padded sources and texts of several lengths, and greedy texts by the two graphs together."""
+    model = encoder_decoders()[name].eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator) * (0.3 if weight.dim() > 1 else 0.1))
+    graphs = graphs_of(model)
+    sessions = [Session(write_graph(graph, tmp_path)) for graph in graphs]
+    for graph, session in zip(graphs, sessions, strict=True):
+        assert difference(graph, session)["max_difference"] < 1e-4
+    encoder = graphs[0]
+    assert set(sessions[0].inputs) == set(encoder.inputs) and set(sessions[1].inputs) == set(graphs[1].inputs)
+    decoding, told = Decoding(start=(2,), ends=(3, 20, 33)), Sampling(max_tokens=12)
+    for given in encoder.trials:
+        source = next(iter(given.values()))[0]
+        length = int(given["attention_mask"][0].sum()) if "attention_mask" in given else None
+        alone = {key: value[:1, :length] if length else value[:1] for key, value in given.items()}
+        expected = generate(model, source[:length].tolist() if length else source, told, decoding).ids
+        assert OnnxTranslator(*sessions).answer(alone, (2,), 12, decoding.ends) == expected
+    with torch.no_grad():
+        graphs[1].network.model.decoder.blocks[0].cross.q.weight.mul_(1.5)
+    with pytest.raises(AthanorError, match="refused"):
+        difference(graphs[1], sessions[1])
 
 
 def test_a_network_without_a_graph_is_refused() -> None:

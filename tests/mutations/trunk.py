@@ -265,8 +265,8 @@ CHANGES = (
     Change(
         "GPT-1 normalises before",
         "models/transformer.py",
-        "return self.mlp_norm(x_BTD * self.scale + self.feed(x_BTD, places))",
-        "return x_BTD * self.scale + self.feed(self.mlp_norm(x_BTD), places)",
+        "return self.mlp_norm(self.feed(x_BTD, places).add_(x_BTD, alpha=self.scale))",
+        "return self.feed(self.mlp_norm(x_BTD), places).add_(x_BTD, alpha=self.scale)",
         FAMILIES,
         "openai",
     ),
@@ -363,8 +363,8 @@ CHANGES = (
     Change(
         "only the last rows of logits have a gradient",
         "models/kernels.py",
-        "dweight_VD += p_XV.t() @ hidden_XD[rows]",
-        "dweight_VD = p_XV.t() @ hidden_XD[rows]",
+        "dweight_VD += dlogits_XV.t() @ hidden_XD[rows]",
+        "dweight_VD = dlogits_XV.t() @ hidden_XD[rows]",
         KERNELS,
         "test_loss",
     ),

@@ -16,9 +16,8 @@ from athanor.models.adapters.lora import LoraSettings
 from athanor.models.adapters.lora_files import read_settings
 from athanor.models.adapters.places import places
 from athanor.models.convert import load_checkpoint, read_object, save_checkpoint
-from athanor.models.families import Family
-from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
+from tests.parity.peft_cases import Case, opened
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -136,18 +135,9 @@ IDS = torch.randint(3, VOCABULARY, (2, 17), generator=torch.Generator().manual_s
 
 
 @pytest.fixture(params=CASES, scope="module")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """The case's name, its folder, the reference's logits without and with the adapter, and our network."""
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("peft")
-    theirs, base = adapted(request.param, folder)
-    with torch.no_grad():
-        expected = theirs(IDS).logits
-    assert (expected - base).abs().max() > 0.05, "the adapter must matter"
-    family, _ = read_config(read_object(folder / "base" / "config.json"), "config.json")
-    return request.param, folder, base, expected, family, load_checkpoint(folder / "base")
-
-
-Case = tuple[str, Path, torch.Tensor, torch.Tensor, Family, LanguageModel]
+    return opened(request.param, folder, *adapted(request.param, folder), IDS)
 
 
 @torch.no_grad()

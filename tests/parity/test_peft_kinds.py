@@ -12,9 +12,8 @@ from athanor.models.adapters.attach import attach, drop, extract, merge, select,
 from athanor.models.adapters.files import read_adapter, save_adapter
 from athanor.models.adapters.prefix import fresh_prefix
 from athanor.models.convert import load_checkpoint, read_object
-from athanor.models.families import Family
-from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
+from tests.parity.peft_cases import Case, opened
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -76,18 +75,9 @@ def adapted(case: str, folder: Path) -> tuple[Any, torch.Tensor]:
 
 
 @pytest.fixture(params=CASES, scope="module")
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """The case's name, its folder, the reference's logits without and with the adapter, and our network."""
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("peft")
-    theirs, base = adapted(request.param, folder)
-    with torch.no_grad():
-        expected = theirs(IDS).logits
-    assert (expected - base).abs().max() > 0.05, "the adapter must matter"
-    family, _ = read_config(read_object(folder / "base" / "config.json"), "config.json")
-    return request.param, folder, base, expected, family, load_checkpoint(folder / "base")
-
-
-Case = tuple[str, Path, torch.Tensor, torch.Tensor, Family, LanguageModel]
+    return opened(request.param, folder, *adapted(request.param, folder), IDS)
 
 
 @torch.no_grad()

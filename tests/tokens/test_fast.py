@@ -14,8 +14,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from athanor.base import native
 from athanor.tokens import fast, pipelines
-from athanor.tokens.compiled import FORMS, KINDS, character_kinds
-from athanor.tokens.fast import PATTERNS, FastEncoder, TiktokenFast, fast_encoder
+from athanor.tokens.compiled import FORMS, KINDS, NOT_WHOLE, character_kinds
+from athanor.tokens.fast import PATTERNS, CompiledFast, FastEncoder, TiktokenFast, fast_encoder
 from athanor.tokens.letters import letters_of
 from athanor.tokens.tokenizer import Tokenizer
 from tests.tokens import makers
@@ -235,6 +235,50 @@ def test_random_merges_are_either_refused_or_exact(data: st.DataObject) -> None:
         return
     for word in data.draw(st.lists(st.text("abc", min_size=1, max_size=14), min_size=1, max_size=10)):
         assert encode(found, word) == core.encode(word).ids, (shuffled, word)
+
+
+HAN = "天大夫人么国"  # some with the same first bytes
+
+
+def merges_of(letters: str) -> list[tuple[bytes, bytes]]:
+    """The merges that make these characters, byte after byte."""
+    pairs = [pair for letter in letters for b in [letter.encode()] for pair in ((b[:1], b[1:2]), (b[:2], b[2:]))]
+    return list(dict.fromkeys(pairs))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_random_merges_of_parts_of_characters_are_exact(data: st.DataObject) -> None:
+    """Merges of neighbours in a text of Han characters, of their parts and across their borders, in any order."""
+    first = data.draw(st.sampled_from(["", HAN[3:], HAN]))  # whose own merges come first, as in what is learnt
+    merges = merges_of(first)
+    parts = []
+    for letter in data.draw(st.text(HAN, min_size=4, max_size=10)):
+        together = letter in first and data.draw(st.booleans())
+        parts += [letter.encode()] if together else [bytes([byte]) for byte in letter.encode()]
+    for _ in range(data.draw(st.integers(1, 14))):
+        place = data.draw(st.integers(0, max(0, len(parts) - 2)))
+        pair = tuple(parts[place : place + 2])
+        if len(pair) == 2 and pair not in merges:
+            merges.append(pair)
+            parts[place : place + 2] = [b"".join(pair)]
+    if data.draw(st.booleans()):
+        merges = data.draw(st.permutations(merges))
+    if data.draw(st.booleans()):
+        merges = list(dict.fromkeys([*merges, *merges_of(HAN)]))
+    core = build(merges)
+    found = fast_encoder(core)
+    if found is None:
+        return
+    for word in data.draw(st.lists(st.text(HAN, min_size=1, max_size=12), min_size=4, max_size=10)):
+        assert encode(found, word) == core.encode(word).ids, (merges, word)
+
+
+def test_learnt_characters_are_merged_first(encoder: str) -> None:
+    found = fast_encoder(Tokenizer.train(["\n".join(HAN * 9)], 400).core)
+    if isinstance(found, CompiledFast):
+        whole = np.flatnonzero(found.encoder._characters.ids != NOT_WHOLE)
+        assert "".join(map(chr, whole)) == "".join(sorted(HAN))
 
 
 def test_most_learnt_vocabularies_are_taken(tmp_path: Path) -> None:

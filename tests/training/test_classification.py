@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from athanor.training.objectives.classification import (
     judge,
     readings,
 )  # fmt: skip
+from tests.training.stopping import files_of, stopped_again_and_again
 
 CPU = torch.device("cpu")
 SIGNS = Signs(start=1, delimiter=2, extract=3, pad=0)
@@ -191,7 +193,10 @@ SMALL = {
 }  # fmt: skip
 
 
-def run(store: Store, folder: Path, form: str, rows: list[dict[str, object]], **more: object) -> dict[str, Artifact]:
+def run(
+    store: Store, folder: Path, form: str, rows: list[dict[str, object]], progress: SilentProgress | None = None,
+    **more: object,
+) -> dict[str, Artifact]:  # fmt: skip
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     field = {"classification": {}, "choice": {"choices": "endings"}}.get(form, {"second": "second"})
@@ -200,7 +205,7 @@ def run(store: Store, folder: Path, form: str, rows: list[dict[str, object]], **
     told += [f"{step}.{name}={value}" for step, values in SMALL.items() for name, value in values.items()]
     told += [f"classify.{name}={value}" for name, value in more.items()]
     recipe = load_recipe("classify", ["data.max_bytes=100000", "tokenizer.vocabulary=300", *told])
-    return run_recipe(recipe, plan_recipe(recipe), store, SilentProgress())
+    return run_recipe(recipe, plan_recipe(recipe), store, progress or SilentProgress())
 
 
 @pytest.mark.parametrize("form", ["classification", "similarity", "choice"])
@@ -212,6 +217,19 @@ def test_a_planted_task_is_learnt(form: str, store: Store, tmp_path: Path) -> No
     assert set(rows[-1]["parts"]) == {"task", "language"}
     assert rows[-1]["watched"][f"heldout/{figure}"] == pytest.approx(made.measurements[figure])
     assert load_classifier(made.path).score.out_features == (2 if form == "classification" else 1)
+
+
+def test_a_classifier_stopped_again_and_again_is_the_same_to_the_bit(store: Store, tmp_path: Path) -> None:
+    rows = planted("similarity", 60)
+    short = {"steps": 8, "watch_every": 4, "average": 0.9, "checkpoint_seconds": 0}
+    whole = run(store, tmp_path, "similarity", rows, **short)
+    other = Store(tmp_path / "store")
+    shutil.copytree(store.root, other.root, ignore=shutil.ignore_patterns("classifier-*"))
+    made, stops = stopped_again_and_again(
+        lambda progress: run(other, tmp_path, "similarity", rows, progress, **short), "classifying", 3
+    )
+    assert stops >= 2 and made["classify"].path != whole["classify"].path
+    assert files_of(made["classify"]) == files_of(whole["classify"])
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -23,6 +23,7 @@ from athanor.training.engines.cut import Cut
 from athanor.training.engines.engine import Engine
 from tests.conftest import ROOT
 from tests.training.in_processes import run_case
+from tests.training.pretraining import HIDING
 
 ENGINES = ("ddp", "fsdp2", "tensor")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -33,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "experts": {"settings": {"optimizer": "adamw"}, "config": {"experts": 3, "experts_per_token": 2, "hidden": 32}},
     "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
 }
+BY_DISTANCE = {"alibi": {"position": "alibi"}, "buckets": {"position": "buckets", "buckets": 8, "farthest": 16}}
 STOP = 5
 
 
@@ -48,7 +50,7 @@ def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> N
     started = [
         subprocess.Popen(
             words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **world, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **world, "RANK": str(rank), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"},
         )
         for rank in range(count)
     ]  # fmt: skip
@@ -60,10 +62,17 @@ def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> N
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant by every engine, and every engine going on from a checkpoint of one process and the other way."""
     folder = tmp_path_factory.mktemp("matrix")
-    cases: list[dict[str, Any]] = []
+    cases: list[dict[str, Any]] = [{"engine": "fsdp2", "grown": True}]  # first: memory that was used once stays
+    for engine in ("fsdp2", "tensor"):
+        cases.append({"engine": engine, "where": f"outline-{engine}", "outline": True, **VARIANTS["muon"]})
+    cases.append({"engine": "fsdp2", "where": "outline-half", "outline": True, **VARIANTS["half"]})
     for name, variant in VARIANTS.items():
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
         cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ENGINES]
+    for name, config in BY_DISTANCE.items():
+        variant = {"settings": {"optimizer": "adamw"}, "config": config}
+        run_case({"where": f"{name}-single", **variant}, folder, Engine())
+        cases.append({"engine": "tensor", "where": f"{name}-tensor", **variant})
     for engine in ENGINES:
         for name in ("adamw", "muon"):
             run_case({"where": f"{name}-single-then-{engine}", "stop": STOP, **VARIANTS[name]}, folder, Engine())
@@ -111,6 +120,32 @@ def agree(folder: Path, name: str, reference: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_processes_walk_the_curve_of_one(engine: str, variant: str, matrix: Path) -> None:
     agree(matrix, f"{variant}-{engine}", f"{variant}-single")
+
+
+def test_a_process_grows_by_its_part_of_a_network_whose_weights_it_never_holds_together(matrix: Path) -> None:
+    for place in range(2):
+        found = json.loads((matrix / f"grown-fsdp2-{place}.json").read_text())
+        assert not found["meta"] and found["grown"] < 0.75 * found["whole"], found
+    for engine in ("fsdp2", "tensor"):
+        agree(matrix, f"outline-{engine}", "muon-single")
+    agree(matrix, "outline-half", "half-single")
+
+
+@pytest.mark.parametrize("name", BY_DISTANCE)
+def test_scores_by_distance_are_divided_by_heads(name: str, matrix: Path) -> None:
+    agree(matrix, f"{name}-tensor", f"{name}-single")
+
+
+@pytest.mark.slow
+def test_every_objectives_network_is_learnt_by_every_engine(tmp_path: Path) -> None:
+    """BERT's, XLNet's, T5's and GLM's: the curve of one process."""
+    for name in HIDING:
+        run_case({"where": f"{name}-single", "objective": name}, tmp_path, Engine())
+    in_processes(tmp_path, [{"engine": engine, "where": f"{name}-{engine}", "objective": name}
+                            for name in HIDING for engine in ENGINES])  # fmt: skip
+    for name in HIDING:
+        for engine in ENGINES:
+            agree(tmp_path, f"{name}-{engine}", f"{name}-single")
 
 
 def test_pieces_walk_the_curve_of_the_whole(matrix: Path) -> None:

@@ -27,6 +27,7 @@ from athanor.training.objectives.sequence_to_sequence import (
     sequence_loss,
     written,
 )  # fmt: skip
+from tests.training.stopping import files_of, stopped_again_and_again
 
 CPU = torch.device("cpu")
 SIGNS = PairSigns(start=2, end=2, pad=1, source=50, target=51)
@@ -189,6 +190,7 @@ def run(
     context: int = 8,
     rate: float = 0.02,
     optimizer: str = "muon",
+    progress: SilentProgress | None = None,
 ) -> dict[str, Artifact]:
     """Letters to be written from `back`: backwards; from `turn`: the next letter of each."""
     draw = random.Random(1)
@@ -203,14 +205,14 @@ def run(
         )
     )
     recipe = load_recipe(str(folder / "pairs.yaml"))
-    return run_recipe(recipe, plan_recipe(recipe), Store(folder / "store"), SilentProgress())
+    return run_recipe(recipe, plan_recipe(recipe), Store(folder / "store"), progress or SilentProgress())
 
 
 @pytest.mark.slow
 def test_two_planted_tasks_are_learnt_in_one_batch_told_apart_by_their_languages(tmp_path: Path) -> None:
     made = run(tmp_path, "{turn: turn, back: back}", 200, ", compare_every: 80, label_smoothing: 0.05")["learn"]
     rows = [json.loads(line) for line in made.file("metrics.jsonl").read_text().splitlines()]
-    assert set(rows[0]["parts"]) == {"turn", "back", "agreement turn back"}
+    assert set(rows[0]["parts"]) == {"turn", "back", "turn plain", "back plain", "agreement turn back"}
     assert [row["step"] for row in rows if "agreement turn back" in row["parts"]] == [0, 80, 160]
     assert all(-1 <= row["parts"].get("agreement turn back", 0) <= 1 for row in rows)
     assert made.measurements["heldout"] < 0.4 * np.log(8), "whoever reads nothing loses log 8 nats for each letter"
@@ -218,6 +220,17 @@ def test_two_planted_tasks_are_learnt_in_one_batch_told_apart_by_their_languages
     assert set(rows[-1]["watched"]) == {"heldout", "heldout/turn", "heldout/back"}
     told = list(read_records(made.file("written.jsonl.zst")))
     assert {row["task"] for row in told} == {"turn", "back"} and isinstance(load_network(made.path), EncoderDecoder)
+
+
+def test_pairs_stopped_again_and_again_are_learnt_the_same_to_the_bit(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
+    more = ", compare_every: 3, checkpoint_seconds: 0"
+    whole = run(tmp_path / "whole", "{turn: turn, back: back}", 7, more)["learn"]
+    made, stops = stopped_again_and_again(
+        lambda progress: run(tmp_path / "broken", "{turn: turn, back: back}", 7, more, progress=progress),
+        "learning pairs", 3,
+    )  # fmt: skip
+    assert stops >= 2 and files_of(made["learn"]) == files_of(whole)
 
 
 def test_parents_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ import torch
 from athanor.base.errors import AthanorError
 from athanor.data.packing.batches import Batches
 from athanor.data.packing.pack import TokenFiles
+from athanor.inference.blanks import find_blanks, inputs
+from athanor.inference.generate import generate
+from athanor.inference.sampling import Sampling
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
-from athanor.tokens.tokenizer import Tokenizer
+from athanor.tokens.tokenizer import DOCUMENT, Tokenizer
+from athanor.training.corpus import with_marks
+from athanor.training.networks import PretrainSettings, build
 from athanor.training.settings import LoopSettings
-from athanor.training.watching import heldout_loss, looks
+from athanor.training.watching import SAMPLE_TOKENS, heldout_loss, looks
 
 CONTEXT = 16
 
@@ -39,6 +44,32 @@ def test_the_figure_is_the_mean_over_the_windows(tmp_path: Path) -> None:
         ids, targets, documents = (torch.from_numpy(x) for x in (batch.ids_BT, batch.targets_BT, batch.documents_BT))
         total, count = network.loss(ids, targets, documents)
     assert found == pytest.approx(float(total / count), rel=1e-6)
+
+
+def test_networks_that_fill_in_blanks_go_on_with_beginnings_too(tmp_path: Path) -> None:
+    """What they write while they learn is what they would answer afterwards, and ends where a blank does."""
+    settings = PretrainSettings(
+        objective="blank_infilling", steps=1, rows=1, learning_rate=0.1, watch_every=1, prompts=("some w",), layers=1,
+        width=64, heads=2, hidden=96, context=CONTEXT,
+    )  # fmt: skip
+    tokenizer = with_marks(settings, Tokenizer.train(["some words of ours"] * 3, 300))
+    network = build(settings, tokenizer.vocabulary).initialise(0).eval()
+    blanks = find_blanks(network.config, tokenizer)
+    assert network.config.prefix and blanks is not None
+    (written,) = looks(settings, tokenizer, shards(tmp_path, 320), CONTEXT)["samples"](network)
+    prompt = [tokenizer.special[DOCUMENT], *tokenizer.encode("some w")]
+    end = tokenizer.special["<eop>"]
+    expected = generate(network, prompt, Sampling(max_tokens=SAMPLE_TOKENS), [end], tokenizer, blanks)
+    assert written == "some w" + expected.text and expected.ids
+    with torch.no_grad():  # a network that ends every blank at once
+        network.tokens.weight.zero_()
+        network.tokens.weight[end] = 1.0
+        if network.head is not None:
+            network.head.weight.zero_()
+            network.head.weight[end] = network.hidden(**inputs(network.config, [blanks.complete(prompt)], blanks))[
+                0, -1
+            ]
+    assert looks(settings, tokenizer, tmp_path, CONTEXT)["samples"](network) == ["some w"]
 
 
 def test_beginnings_are_gone_on_with(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from athanor.cli import VERBS
-from tests.conftest import ROOT, athanor, surroundings
+from tests.conftest import ROOT, athanor, athanor_here, surroundings
 
 
 def test_help_answers_at_once_and_imports_no_torch(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_help_answers_at_once_and_imports_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_with_an_example(verb: str, tmp_path: Path) -> None:
-    shown = athanor(verb, "--help", store=tmp_path).stdout
+    shown = athanor_here(verb, "--help", store=tmp_path).stdout
     assert "Example:" in shown
     assert f"athanor {verb}" in shown
 
@@ -65,7 +65,7 @@ def test_help_is_in_chinese_where_people_read_it(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_answered_with_what_to_do(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     (tmp_path / "artifacts").mkdir()
-    done = athanor(*words, store=tmp_path, check=False)
+    done = athanor_here(*words, store=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -73,7 +73,7 @@ def test_a_mistake_is_answered_with_what_to_do(words: tuple[str, ...], said: str
 
 
 def test_errors_are_rows_for_machines(tmp_path: Path) -> None:
-    done = athanor("run", "quickstart", "pretrain.stps=1", "--json", store=tmp_path, check=False)
+    done = athanor_here("run", "quickstart", "pretrain.stps=1", "--json", store=tmp_path)
     row = json.loads(done.stdout)
     assert row["code"] == done.returncode == 2
     assert "steps" in row["fix"]
@@ -81,9 +81,9 @@ def test_errors_are_rows_for_machines(tmp_path: Path) -> None:
 
 def test_a_dry_run_prints_a_recipe_that_runs_the_same(tmp_path: Path) -> None:
     """What --dry-run prints is a recipe; its own dry run names the same artifacts."""
-    first = athanor("run", "quickstart", "seed=7", "--dry-run", store=tmp_path).stdout
+    first = athanor_here("run", "quickstart", "seed=7", "--dry-run", store=tmp_path).stdout
     (tmp_path / "again.yaml").write_text(first)
-    second = athanor("run", str(tmp_path / "again.yaml"), "--dry-run", store=tmp_path).stdout
+    second = athanor_here("run", str(tmp_path / "again.yaml"), "--dry-run", store=tmp_path).stdout
     names = [[line for line in text.splitlines() if "# →" in line] for text in (first, second)]
     assert names[0] == names[1]
     assert len(names[0]) == 11
@@ -91,7 +91,7 @@ def test_a_dry_run_prints_a_recipe_that_runs_the_same(tmp_path: Path) -> None:
 
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: quickstart\nseed: 3\nsteps:\n  pretrain: {steps: 7}\n")
-    plan = json.loads(athanor("run", str(tmp_path / "mine.yaml"), "--dry-run", "--json", store=tmp_path).stdout)
+    plan = json.loads(athanor_here("run", str(tmp_path / "mine.yaml"), "--dry-run", "--json", store=tmp_path).stdout)
     assert plan["seed"] == 3
     assert plan["steps"]["pretrain"]["settings"]["steps"] == 7
     assert plan["steps"]["pretrain"]["settings"]["seed"] == 3
@@ -114,7 +114,7 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
 )
 def test_a_bad_recipe_is_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    done = athanor("run", str(tmp_path / "mine.yaml"), store=tmp_path / "store", check=False)
+    done = athanor_here("run", str(tmp_path / "mine.yaml"), store=tmp_path / "store")
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -122,7 +122,7 @@ def test_a_bad_recipe_is_refused_by_name(text: str, said: str, tmp_path: Path) -
 
 def test_the_plan_counts_before_anything_starts(tmp_path: Path) -> None:
     """nano has 2 or so million parameters, and its FLOPs are six per weight and token, plus attention."""
-    cost = json.loads(athanor("plan", "quickstart", "--json", store=tmp_path).stdout)
+    cost = json.loads(athanor_here("plan", "quickstart", "--json", store=tmp_path).stdout)
     weights = cost["parameters"]
     assert 6 * weights * cost["tokens"] < cost["flops"] < 8 * weights * cost["tokens"]
     assert cost["seconds"] > 0 and cost["memory"] < 4e9
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> N
         folder.mkdir()
         if content is not None:
             (folder / "notes.txt").write_bytes(content)
-        done = athanor("run", "quickstart", f"data.path={folder}", store=tmp_path / "store", check=False)
+        done = athanor_here("run", "quickstart", f"data.path={folder}", store=tmp_path / "store")
         assert done.returncode == 2
         assert str(folder) in done.stderr and "allowed:" in done.stderr
         assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []

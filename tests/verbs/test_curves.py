@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from athanor.evaluation.curves import draw_in_terminal, draw_page, read_rows, told
-from tests.conftest import athanor
+from tests.conftest import athanor_here
 
 ROWS = [
     {"step": step, "loss": None if step == 30 else 3.0 + 1.0 / (1 + step), "rate": 0.1, "norm": 1.0,
@@ -18,13 +18,13 @@ ROWS = [
 
 
 def test_the_newest_run_is_drawn_and_named(journey: tuple[Path, dict[str, dict]]) -> None:
-    said = athanor("curves", store=journey[0]).stdout
+    said = athanor_here("curves", store=journey[0]).stdout
     [model] = [
         path.parent for path in journey[0].glob("artifacts/*/artifact.json") if '"name": "pretrain"' in path.read_text()
     ]
     losses = [row["loss"] for row in read_rows(model / "metrics.jsonl")]
     assert f"pretrain: 12 steps, loss {losses[0]:.3f}" in said and "finetune: 12 steps" in said
-    rows = json.loads(athanor("curves", "pretrain", "--json", store=journey[0]).stdout)
+    rows = json.loads(athanor_here("curves", "pretrain", "--json", store=journey[0]).stdout)
     assert [row["loss"] for row in rows["pretrain"]] == losses
 
 
@@ -35,10 +35,10 @@ def test_a_run_that_is_training_is_found(journey: tuple[Path, dict[str, dict]], 
     work = store / "work" / "model-0123" / ".work"
     work.mkdir(parents=True)
     (work / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS) + '{"step": 100, "lo')
-    assert "model-0123: 100 steps" in athanor("curves", store=store).stdout
+    assert "model-0123: 100 steps" in athanor_here("curves", store=store).stdout
     shutil.rmtree(work)
-    assert "nothing was trained" in athanor("curves", store=store, check=False).stderr
-    assert "nothing is training" in athanor("curves", "--live", store=store, check=False).stderr
+    assert "nothing was trained" in athanor_here("curves", store=store).stderr
+    assert "nothing is training" in athanor_here("curves", "--live", store=store).stderr
 
 
 def test_trouble_is_told() -> None:
@@ -74,5 +74,5 @@ def test_the_page_holds_every_curve_and_escapes_what_a_model_wrote(tmp_path: Pat
     ("words", "said"), [(("nothing-like-it",), "names no artifacts"), (("tokenizer",), "was not trained")]
 )
 def test_what_has_no_curve_is_refused(words: tuple[str, ...], said: str, journey: tuple[Path, dict[str, dict]]) -> None:
-    done = athanor("curves", *words, store=journey[0], check=False)
+    done = athanor_here("curves", *words, store=journey[0])
     assert done.returncode == 2 and said in done.stderr

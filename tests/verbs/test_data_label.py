@@ -1,16 +1,24 @@
 """A real tiny model, taught to tell two kinds of text apart, labels files; a person's review is put back."""
 
+import http.server
 import json
 import random
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 
 from athanor.base.errors import AthanorError
+from athanor.inference.endpoint import Endpoint, named
 from athanor.inference.labeller import ModelLabeller
 from athanor.inference.runtime import Runtime, open_model
+from athanor.serving.app import create_app
+from athanor.serving.settings import ServingSettings
 from athanor.tokens.conversation import Conversation, Turn
 from tests.taught import teach
 from tests.verbs.conftest import Verb
@@ -140,3 +148,82 @@ def test_what_cannot_be_labelled_is_said(
     words = words if "--model" in words else (*words, "--model", str(model))
     assert said in verb("data", "label", "texts.jsonl", *words, "--out", "x", code=2)
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+@pytest.fixture
+def endpoint(runtime: Runtime) -> Iterator[str]:
+    """The model served as a user serves it, in a thread of this process."""
+    app = create_app(runtime.engine, runtime.template, model_name="judge", settings=ServingSettings())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    (socket,) = server.servers[0].sockets
+    yield f"http://127.0.0.1:{socket.getsockname()[1]}/v1"
+    server.should_exit = True
+    thread.join()
+
+
+def test_a_model_behind_an_interface_labels_and_its_agreement_is_the_confidence(
+    endpoint: str, verb: Verb, tmp_path: Path
+) -> None:
+    cases = [review(40_000 + number) for number in range(40)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text, _ in cases))
+    asked = ("data", "label", "texts.jsonl", "--labels", "good,bad", "--endpoint", endpoint, "--question", QUESTION)
+    options = ("--model", "judge", "--asked", 7, "--threshold", 0.8, "--spot-checks", 0)
+    told = json.loads(verb(*asked, *options, "--out", "labelled", "--json"))
+    about = json.loads((tmp_path / "labelled" / "labels.json").read_text())["about"]
+    assert told["rows"] == 40 and about["endpoint"] == endpoint and about["asked"] == 7
+    rows = [json.loads(line) for line in (tmp_path / "labelled" / "labelled.jsonl").read_text().splitlines()]
+    assert {row["confidence"] for row in rows} <= {round((count + 1) / 9, 6) for count in range(8)}
+    right = np.array([row["label"] == cases[row["number"]][1] for row in rows])
+    assert len(rows) >= 20 and right.mean() > 0.85
+    again = json.loads(verb(*asked, *options, "--out", "again", "--json"))
+    assert again["labelled"] == told["labelled"]  # every answer has its own seed
+    assert "judge2" in verb(*asked, "--model", "judge2", "--out", "x", code=2)
+    assert "--model" in verb(*asked, "--out", "x", code=2)
+    assert "http://" in verb(*asked[:5], "--endpoint", "nowhere", "--model", "judge", "--out", "x", code=2)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_answer_names_one_label_or_none() -> None:
+    labels = ("good", "not good", "bad")
+    told = {"Good.": "good", " **bad** ": "bad", "I say: not good!": "not good", "good or bad": None, "fine": None}
+    assert {answer: named(answer, labels) for answer in told} == told
+
+
+def test_a_busy_endpoint_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 twice, then an answer; what is not a chat completion is named."""
+    monkeypatch.setattr("athanor.inference.endpoint.PAUSES", (0.0, 0.0, 0.0))
+    bodies = [
+        (503, b"busy"),
+        (503, b"busy"),
+        (200, b'{"choices": [{"message": {"content": "good"}}]}'),
+        (200, b"<html>"),
+    ]
+    seen = []
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers["Authorization"])
+            code, body = bodies[len(seen) - 1]
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    with http.server.HTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        there = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "judge", "JUDGE_KEY")
+        try:
+            assert there.answers(["x"]) == ["good"] and seen == ["Bearer secret"] * 3
+            with pytest.raises(AthanorError, match="answers b'<html>'"):
+                there.answers(["x"])
+        finally:
+            server.shutdown()
+            thread.join()

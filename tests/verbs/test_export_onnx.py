@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from athanor.base.files import hash_file, read_json
-from athanor.inference import onnx
-from athanor.inference.onnx import OnnxWriter, Session
+from athanor.inference import onnx_graph
+from athanor.inference.onnx import OnnxWriter
+from athanor.inference.onnx_graph import Session
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.vision.patches import TowerConfig
 from athanor.models.vision.vit import ViT, ViTConfig
@@ -69,9 +70,9 @@ def test_a_graph_that_is_not_equal_is_thrown_away(
 ) -> None:
     """A writer that changes a weight on its way."""
     make_checkpoint(tmp_path / "model", tokenizer)
-    right = onnx.write_graph
+    right = onnx_graph.write_graph
 
-    def wrong(graph: onnx.Graph, folder: Path) -> Path:
+    def wrong(graph: onnx_graph.Graph, folder: Path) -> Path:
         with torch.no_grad():
             graph.network.model.trunk.norm.weight.mul_(1.01)
             path = right(graph, folder)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import athanor
+from tests.conftest import athanor_here
 
 
 def test_chatglm_in_four_bits(tmp_path: Path) -> None:
-    row = json.loads(athanor("plan", "--model", "chatglm-6b", "--bits", "4", "--context", "2048", "--json",
+    row = json.loads(athanor_here("plan", "--model", "chatglm-6b", "--bits", "4", "--context", "2048", "--json",
                              store=tmp_path).stdout)  # fmt: skip
     assert row["parameters"] == row["published"] == 6_173_286_400
     assert row["memory"]["weights"] == 4_061_117_376
@@ -20,7 +20,7 @@ def test_chatglm_in_four_bits(tmp_path: Path) -> None:
 
 
 def test_training_gpt3_in_chinese(tmp_path: Path) -> None:
-    shown = athanor("plan", "--model", "gpt3-175b", "--tokens", "300e9", "--on", "a100", store=tmp_path,
+    shown = athanor_here("plan", "--model", "gpt3-175b", "--tokens", "300e9", "--on", "a100", store=tmp_path,
                     ATHANOR_LANGUAGE="zh").stdout  # fmt: skip
     for words in ("参数量: 174,604,259,328", "训练算力: 3.23e+23", "6 N D: 3.14e+23", "否", "5 of them", "假设"):
         assert words in shown
@@ -42,19 +42,19 @@ def test_training_gpt3_in_chinese(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_answered(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    done = athanor("plan", *words, store=tmp_path, check=False)
+    done = athanor_here("plan", *words, store=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_large_scale_is_planned_honestly_and_refused_before_anything_starts(tmp_path: Path) -> None:
-    cost = json.loads(athanor("plan", "quickstart", "--scale", "6b", "--json", store=tmp_path).stdout)
+    cost = json.loads(athanor_here("plan", "quickstart", "--scale", "6b", "--json", store=tmp_path).stdout)
     assert cost["parameters"] == pytest.approx(6.2e9, rel=0.01)
     assert cost["seconds"] > 10 * 365 * 86_400 and cost["epochs"] > 1_000
-    shown = athanor("plan", "quickstart", "--scale", "6b", store=tmp_path).stdout
+    shown = athanor_here("plan", "quickstart", "--scale", "6b", store=tmp_path).stdout
     assert "years" in shown and "Chinchilla" in shown
-    done = athanor("run", "quickstart", "--scale", "6b", store=tmp_path / "store", check=False)
+    done = athanor_here("run", "quickstart", "--scale", "6b", store=tmp_path / "store")
     assert done.returncode == 2
     assert "with 1 process each needs" in done.stderr and "here it has" in done.stderr
     assert "athanor launch" in done.stderr and "athanor plan" in done.stderr

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
-from athanor.base.records import open_text, read_records, write_records
+from athanor.base.records import open_compressed, read_record, read_records, write_records
 from athanor.base.settings import Settings
 from athanor.base.workers import current
 from athanor.data.cleaning.improve import STAGES, Improved, improver
@@ -22,7 +22,7 @@ from athanor.data.copies.deduplicate import NearCopyFinder, in_batches, rank_by
 from athanor.data.copies.shingles import Places
 from athanor.data.document import Document, make_document
 from athanor.data.funnel import Funnel, Stage, describe_reasons
-from athanor.data.lines import Piece, whole_lines
+from athanor.data.lines import Piece, open_bytes, whole_lines
 from athanor.data.rules.chinese import ChineseLimits
 from athanor.data.rules.published import PublishedLimits
 from athanor.data.shards import ShardWriter, shard_names
@@ -30,6 +30,7 @@ from athanor.data.split import boundary
 from athanor.store.artifact import Artifact
 
 MEGA = 1e6
+KEPT_LEVEL = -1  # of compression: it is written and read again at once
 KEPT = "kept.jsonl.zst"  # in .work: what passed the filters, before near copies are removed
 
 
@@ -65,14 +66,14 @@ def clean_documents(
     progress.start("clean", total=source.measurements.get("text_bytes", 0) / MEGA or None, unit="MB")
     pieces = chain.from_iterable(whole_lines(source.file(name)) for name in shard_names(source, "documents"))
     with NearCopyFinder(work, settings.copy_threshold, settings.copy_run) as finder:
-        with open_text(work / KEPT, "w") as file:
+        with open_compressed(work / KEPT, KEPT_LEVEL) as file:
             for found in current().map(improver(settings), pieces, Piece.describe):
                 funnel.add(found.funnel)
                 masked.update(found.masked)
                 new = np.flatnonzero(_keep_new(found, kept, funnel["exact copies"], removed))
                 finder.add_signed(found.signed.chosen(new))
                 languages.update(found.languages[number] for number in new)
-                file.write("".join([found.lines[number] for number in new]))
+                file.write(b"".join([found.lines[number] for number in new]))
                 progress.advance(found.bytes_in / MEGA)
         progress.finish(kept=len(kept.sizes))
         if not kept.sizes:
@@ -111,7 +112,10 @@ def _keep_new(found: Improved, kept: _Kept, stage: Stage, removed: list[dict[str
 def _texts(path: Path, numbers: Places) -> Iterator[str]:
     """The texts of the rows with these numbers, in order."""
     wanted = set(numbers.tolist())
-    return (row["text"] for number, row in enumerate(read_records(path)) if number in wanted)
+    with open_bytes(path) as file:
+        for number, line in enumerate(file):
+            if number in wanted:
+                yield read_record(line)["text"]
 
 
 def _copy_row(kind: str, removed: tuple[str, str], kept: tuple[str, str], similarity: float) -> dict[str, Any]:
@@ -162,7 +166,7 @@ def _write_split(settings: CleanSettings, kept: _Kept, gone: set[int], folder: P
             train.write(first)
             apart.write(last)
         else:
-            with open_text(source) as file:
+            with open_bytes(source) as file:
                 for number, line in enumerate(file):
                     if number not in gone:
                         (apart if number in heldout else train).write_line(line, kept.sizes[number])

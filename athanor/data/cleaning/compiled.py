@@ -1,4 +1,5 @@
-"""What `language.guess_language` and `repair.repair_text` look at, by the C library (athanor/native/text.c).
+"""What `language.guess_language`, `repair.repair_text` and `personal.mask_personal` look at, by the C library
+(athanor/native/text.c).
 
 Shapes: D documents.
 """
@@ -43,6 +44,16 @@ def may_change(block: TextBlock) -> NDArray[np.bool_]:
         native.pointer(_classes(), np.uint8), native.pointer(changes_D, np.uint8),
     )  # fmt: skip
     return changes_D.astype(np.bool_)
+
+
+def may_be_personal(block: TextBlock) -> NDArray[np.bool_]:
+    """Whether `personal.mask_personal` could mask something in each text; where not, it does not."""
+    found_D = np.empty(len(block), dtype=np.uint8)
+    native.function("athanor_may_be_personal")(
+        native.pointer(block.data_B, np.uint8), native.pointer(block.ends_D, np.int64), len(block),
+        native.pointer(found_D, np.uint8),
+    )  # fmt: skip
+    return found_D.astype(np.bool_)
 
 
 @cache

@@ -5,7 +5,7 @@ The result depends on the piece alone, so any worker of `base.workers` may do it
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import orjson
@@ -16,7 +16,7 @@ from athanor.data.cleaning.boilerplate import drop_boilerplate
 from athanor.data.cleaning.facts import Facts
 from athanor.data.cleaning.filters import judge, judge_pages
 from athanor.data.cleaning.language import guess_languages, languages_of
-from athanor.data.cleaning.personal import mask_personal
+from athanor.data.cleaning.personal import mask_personal, may_be_personal
 from athanor.data.cleaning.repair import repair_text, repair_texts
 from athanor.data.cleaning.settings import CleanSettings
 from athanor.data.copies.deduplicate import Signed, sign
@@ -44,7 +44,7 @@ class Improved:
 
     signed: Signed
     names: list[tuple[str, str]] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
     funnel: Funnel = field(default_factory=lambda: Funnel(*STAGES))
@@ -67,7 +67,7 @@ def improve(settings: CleanSettings, piece: Piece) -> Improved:
     return Improved(
         sign(texts, settings.copy_threshold, settings.copy_run),
         names=[(document.id, document.source) for document in better],
-        lines=[encode_record(document.to_row()) for document in better],
+        lines=[encode_record(document.to_row()).encode() for document in better],
         hashes=[normalised_hash(text) for text in texts],
         languages=[document.language or "und" for document in better],
         funnel=funnel, masked=masked, bytes_in=sum(document.bytes for document in documents),
@@ -79,12 +79,14 @@ def _improved(
 ) -> Iterator[Document]:
     repaired = _repaired(documents, settings, funnel)
     stage = funnel["quality"]
-    for document, reason in zip(repaired, _reasons(repaired, settings), strict=True):
+    nothing = [False] * len(repaired)
+    may_be = may_be_personal([one.text for one in repaired]) if settings.mask_personal_data else nothing
+    for document, reason, personal in zip(repaired, _reasons(repaired, settings), may_be, strict=True):
         stage.enter(document.bytes)
         if reason is not None:
             stage.drop(reason, document.bytes, document.source, document.text)
             continue
-        if settings.mask_personal_data:
+        if personal:
             text, counts = mask_personal(document.text, code=document.kind == "code")
             masked.update(counts)
             document = document.with_text(text)
@@ -115,7 +117,7 @@ def _repaired(documents: Sequence[Document], settings: CleanSettings, funnel: Fu
     tell = languages_of if settings.tell == "many" else guess_languages
     unknown = [number for number, document in enumerate(left) if not document.language]
     for number, language in zip(unknown, tell([left[number].text for number in unknown]), strict=True):
-        left[number] = replace(left[number], language=language)
+        left[number] = left[number].with_language(language)
     stage, wanted = funnel["language"], []
     for document in left:
         stage.enter(document.bytes)

@@ -10,6 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from athanor.base import native
+from athanor.base.textblock import TextBlock
+from athanor.data.cleaning import compiled
+
 # ASCII: a Chinese character beside a number ends it, though it is a letter to Unicode.
 MAIL_HOST = re.compile(r"@(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,24}\b", re.ASCII)
 MAIL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+-]*[A-Za-z0-9_+-])?\Z")
@@ -70,6 +74,13 @@ NO_HOSTS = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".js", ".css",  # icon@2x.png
 )  # fmt: skip
 SMALL = 30  # one in five thousand public addresses has four numbers below it; of versions and sections nearly all
+
+
+def may_be_personal(texts: list[str]) -> list[bool]:
+    """Whether there may be something to mask in each text; where not, there is nothing. Quick for most of them."""
+    if not native.available():
+        return [True] * len(texts)
+    return compiled.may_be_personal(TextBlock.of(texts)).tolist()
 
 
 def mask_personal(text: str, code: bool = False) -> tuple[str, Counter[str]]:

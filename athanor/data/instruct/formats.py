@@ -1,5 +1,6 @@
-"""Instruction data as people keep it, read into one form: Alpaca, ShareGPT, OpenAI messages, GSM8K; preferences (chosen
-and rejected, transcripts of HH-RLHF, pairs of AlpacaEval, K answers from best to worst) and single judgements (KTO).
+"""Instruction data as people keep it, read into one form: Alpaca, ShareGPT, OpenAI messages, GSM8K, MOSS, the seeds of
+Self-Instruct; preferences (chosen and rejected, transcripts of HH-RLHF, pairs of AlpacaEval, K answers from best to
+worst) and single judgements (KTO).
 
 A row is one JSON object. Its format is told by its keys; what contradicts itself or has its roles out of order is
 refused with its row and turn. `exports` writes every form again.
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from athanor.base.errors import AthanorError
+from athanor.data.instruct.moss import read_moss
 from athanor.data.instruct.transcripts import is_transcript, turns_of
 from athanor.tokens.conversation import Conversation, Turn, read_object
 
 Row = Mapping[str, Any]
-Format = Literal["openai", "sharegpt", "alpaca", "gsm8k", "preference", "hh", "pairs", "judgement"]
+Format = Literal["openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement"]
 KEYS: dict[Format, tuple[str, ...]] = {  # what a row of each format must have; a preference has one of three pairs
     "openai": ("messages",), "sharegpt": ("conversations",), "alpaca": ("instruction", "output"),
-    "gsm8k": ("question", "answer"), "preference": (), "hh": ("chosen", "rejected"), "judgement": ("label",),
+    "gsm8k": ("question", "answer"), "preference": (), "moss": ("chat",), "tasks": ("instruction", "instances"),
+    "hh": ("chosen", "rejected"), "judgement": ("label",),
     "pairs": ("instruction", "output_1", "output_2", "preference"),
 }  # fmt: skip
 SPEAKERS = {
@@ -81,9 +84,14 @@ def detect(row: Row, where: str) -> Format:
         return "alpaca"
     if "question" in row and "answer" in row:
         return "gsm8k"
+    if "instruction" in row and "instances" in row:
+        return "tasks"
+    if "chat" in row and "meta_instruction" in row:
+        return "moss"
     raise AthanorError(
         f"{where} has the keys {', '.join(map(str, row)) or 'none'}",
-        allowed="messages · conversations · instruction and output · question and answer · chosen and rejected · "
+        allowed="messages · conversations · instruction and output · question and answer · meta_instruction and chat · "
+        "instruction and instances · chosen and rejected · "
         "answers and ranks · preferred_output · output_1, output_2 and preference · messages or prompt with label",
         fix="bring it into one of these forms",
     )
@@ -235,8 +243,17 @@ def read_gsm8k(row: Row, where: str) -> Conversation:
     return Conversation((*system_of(row, where), *turns), meta=meta if reasoning or meta else {})
 
 
+def read_task(row: Row, where: str) -> Conversation:
+    """A seed of Self-Instruct (Wang et al. 2022): {"instruction", "instances": [{"input", "output"}]}."""
+    instances = row["instances"]
+    if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], dict):
+        raise AthanorError(f"{where}: instances is {instances!r:.80}", allowed="one instance a row, as the seeds have")
+    return read_alpaca({"instruction": row["instruction"], **instances[0]}, where)
+
+
 READERS: Mapping[str, Callable[[Row, str], Conversation]] = {
     "openai": read_openai, "sharegpt": read_sharegpt, "alpaca": read_alpaca, "gsm8k": read_gsm8k,
+    "moss": read_moss, "tasks": read_task,
 }  # fmt: skip
 
 

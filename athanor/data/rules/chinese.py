@@ -19,9 +19,10 @@ from athanor.base.settings import Settings
 from athanor.base.textblock import TextBlock
 from athanor.data.copies.compiled import run_repeats
 from athanor.data.copies.shingles import find_words, runs
+from athanor.data.rules import compiled
 from athanor.data.rules.repetition import occurred_before
 
-HAN, COMMON, SIMPLIFIED, TRADITIONAL, PUNCTUATION, STOP, BLANK = (1 << bit for bit in range(7))
+HAN, COMMON, SIMPLIFIED, TRADITIONAL, PUNCTUATION, STOP, BLANK, BARE = (1 << bit for bit in range(8))
 HAN_RANGES = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 STOPS = "。！？；…!?"
 PUNCTUATION_MARKS = STOPS + ";，、：“”‘’「」『』《》〈〉（）【】〔〕—～·,.:()\"'[]<>|/\\*#=-_+~@&%^$`{}"
@@ -31,8 +32,13 @@ DAMAGE = ("\ufffd", "锟斤拷", "烫烫烫", "屯屯屯")
 HAN_RUN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 FENCED = re.compile(r"^```.*?^```[^\n]*$", re.DOTALL | re.MULTILINE)
 LINE_BREAKS = re.compile(r"\n+")
+BARE_CHARACTERS = re.compile(r"[\w\s|>＞»›·•/-]+")  # of menus
+SENTENCE_ENDS = (".", ":", "：", "”", "」")
 RUN, LONG_RUN = 4, 10  # characters whose repetition is counted
+# Places in what `compiled.chinese_counts` gives, behind one for each of the flags.
+MARKS, CHARACTERS, LINES, LINE_CHARACTERS, BARE_LINE_CHARACTERS, ENDED_LINES, REPEATED_LINE = range(8, 15)
 Codes = NDArray[np.uint32]
+Repeats = tuple[int, int, int]
 
 
 class ChineseLimits(Settings):
@@ -88,6 +94,9 @@ def chinese_flags() -> NDArray[np.uint8]:
     flags[[ord(mark) for mark in PUNCTUATION_MARKS]] |= PUNCTUATION
     flags[[ord(mark) for mark in STOPS]] |= STOP
     flags[[code for code in range(0x3001) if chr(code).isspace()]] |= BLANK
+    every = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", "surrogatepass")
+    for found in BARE_CHARACTERS.finditer(every):
+        flags[slice(*found.span())] |= BARE
     return flags
 
 
@@ -105,38 +114,71 @@ def without_programs(text: str) -> str:
 
 
 class ChineseText:
-    """One text and what the rules count in it."""
+    """One text and what the rules count in it; the C library may have counted before (athanor/native/chinese.c)."""
 
-    def __init__(self, text: str, counted: tuple[int, int, int] | None = None):
-        """`counted`: of the text without programs, by the C library (`compiled.run_repeats` of RUN and LONG_RUN)."""
-        self.text = text = without_programs(text)
-        self.counted = counted
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        self.flags: NDArray[np.uint8] = chinese_flags()[codes]
-        self.codes: Codes = codes
-        self.filled = max(1, len(codes) - self.count(BLANK))
+    def __init__(self, text: str, counted: Sequence[int] | None = None, repeats: Repeats | None = None):
+        """
+        Args:
+            counted: of the text without programs, by `compiled.chinese_counts`.
+            repeats: of the same, by `compiled.run_repeats` of RUN and LONG_RUN.
+        """
+        self.text = without_programs(text)
+        self.counted, self.repeats = counted, repeats
         self.han = self.count(HAN)
+        self.filled = max(1, len(self.text) - self.count(BLANK))
 
-    def having(self, flag: int) -> NDArray[np.bool_]:
-        return (self.flags & flag) != 0
+    @cached_property
+    def codes(self) -> Codes:
+        return np.frombuffer(self.text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+    @cached_property
+    def flags(self) -> NDArray[np.uint8]:
+        return chinese_flags()[self.codes]
 
     def count(self, flag: int) -> int:
         """Characters with this flag."""
+        if self.counted is not None:
+            return self.counted[flag.bit_length() - 1]
         return int(np.count_nonzero(self.flags & flag))
+
+    @property
+    def marks(self) -> int:
+        """Punctuation outside ASCII."""
+        if self.counted is not None:
+            return self.counted[MARKS]
+        return int(np.count_nonzero(((self.flags & PUNCTUATION) != 0) & (self.codes > 0x7F)))
 
     @cached_property
     def lines(self) -> list[str]:
         return [line for line in map(str.strip, LINE_BREAKS.split(self.text)) if line]
 
-    @cached_property
+    @property
+    def line_count(self) -> int:
+        return len(self.lines) if self.counted is None else self.counted[LINES]
+
+    @property
+    def line_characters(self) -> int:
+        return sum(map(len, self.lines)) if self.counted is None else self.counted[LINE_CHARACTERS]
+
+    @property
     def bare_share(self) -> float:
         """Share of the characters in lines of at most 16 without punctuation, or cut by bars and blanks only."""
-        bare = sum(len(line) for line in self.lines if _is_bare(line))
-        return bare / max(1, sum(map(len, self.lines)))
+        if self.counted is not None:
+            return self.counted[BARE_LINE_CHARACTERS] / max(1, self.line_characters)
+        return sum(len(line) for line in self.lines if _is_bare(line)) / max(1, self.line_characters)
+
+    @property
+    def ended_lines(self) -> int:
+        """Lines that end as sentences of manuals do, without a Chinese full stop."""
+        if self.counted is not None:
+            return self.counted[ENDED_LINES]
+        return sum(line.endswith(SENTENCE_ENDS) for line in self.lines)
 
     @cached_property
     def repeated_lines(self) -> tuple[float, float]:
         """(share of the lines that occurred before, share of their characters)."""
+        if self.counted is not None and not self.counted[REPEATED_LINE]:
+            return 0.0, 0.0
         seen: set[str] = set()
         again = []
         for line in self.lines:
@@ -151,8 +193,8 @@ class ChineseText:
 
     def most_frequent_run(self, width: int) -> float:
         """Share of the text's characters in its most frequent run."""
-        if self.counted is not None and width == RUN:
-            words, most, _ = self.counted
+        if self.repeats is not None and width == RUN:
+            words, most, _ = self.repeats
             return most * width / words if most > 2 and words - width + 1 >= 2 * width else 0.0
         found = np.sort(runs(self.words[0], width))
         if len(found) < 2 * width:
@@ -163,8 +205,8 @@ class ChineseText:
 
     def repeated_runs(self, width: int) -> float:
         """Share of the words in runs that occurred before."""
-        if self.counted is not None and width == LONG_RUN and not self.counted[2]:
-            return 0.0
+        if self.repeats is not None and width == LONG_RUN and self.repeats[2] >= 0:
+            return self.repeats[2] / max(1, self.repeats[0])
         hashes = self.words[0]
         found = runs(hashes, width)
         if not len(found):
@@ -179,11 +221,9 @@ class ChineseText:
         return float(np.count_nonzero(covered) / len(hashes))
 
 
-BARE = re.compile(r"[\w\s|>＞»›·•/-]+")
-
-
 def _is_bare(line: str) -> bool:
-    return (len(line) <= 16 or "|" in line or ">" in line or " " in line) and BARE.fullmatch(line) is not None
+    short = len(line) <= 16 or "|" in line or ">" in line or " " in line
+    return short and BARE_CHARACTERS.fullmatch(line) is not None
 
 
 def chinese_script(text: str) -> str:
@@ -235,30 +275,24 @@ def rare_characters(text: ChineseText, limits: ChineseLimits) -> bool:
 
 def little_punctuation(text: ChineseText, limits: ChineseLimits) -> bool:
     """Sentences have punctuation; short lines do without."""
-    long_lines = len(text.text) > 30 * len(text.lines)
+    long_lines = len(text.text) > 30 * text.line_count
     return long_lines and text.count(PUNCTUATION) < limits.punctuation[0] * text.filled
 
 
 def much_punctuation(text: ChineseText, limits: ChineseLimits) -> bool:
     """More marks than that are debris."""
-    marks = text.having(PUNCTUATION) & (text.codes > 0x7F)
-    count = int(np.count_nonzero(marks))
-    return count > limits.punctuation[1] * (text.han + count)
+    return text.marks > limits.punctuation[1] * (text.han + text.marks)
 
 
 def few_stops(text: ChineseText, limits: ChineseLimits) -> bool:
     """Keywords are separated by commas and blanks and never end."""
-    return text.han >= 100 and text.count(STOP) < limits.stops * text.han and not _ends_with_full_stops(text)
-
-
-def _ends_with_full_stops(text: ChineseText) -> bool:
-    ended = sum(line.endswith((".", ":", "：", "”", "」")) for line in text.lines)
-    return ended >= 0.2 * len(text.lines)
+    few = text.han >= 100 and text.count(STOP) < limits.stops * text.han
+    return few and text.ended_lines < 0.2 * text.line_count
 
 
 def menu(text: ChineseText, limits: ChineseLimits) -> bool:
     """A menu consists of short lines without punctuation."""
-    return len(text.lines) >= 3 and text.bare_share > limits.bare_lines
+    return text.line_count >= 3 and text.bare_share > limits.bare_lines
 
 
 def repeated_lines(text: ChineseText, limits: ChineseLimits) -> bool:
@@ -319,8 +353,9 @@ def judge_chinese_texts(texts: Sequence[str], limits: ChineseLimits | None = Non
     limits = limits or ChineseLimits()
     if not native.available():
         return [judge_chinese(text, limits) for text in texts]
-    counted = run_repeats(TextBlock.of([without_programs(text) for text in texts]), RUN, LONG_RUN)
-    return [_judge(ChineseText(text, counts), limits) for text, counts in zip(texts, counted, strict=True)]
+    block = TextBlock.of([without_programs(text) for text in texts])
+    counts, repeats = compiled.chinese_counts(block, chinese_flags()), run_repeats(block, RUN, LONG_RUN)
+    return [_judge(ChineseText(*each), limits) for each in zip(texts, counts, repeats, strict=True)]
 
 
 def _judge(counted: ChineseText, limits: ChineseLimits) -> str | None:

@@ -1,4 +1,5 @@
-"""The counts of the published rules by the C library (athanor/native/rules.c): `plain_counts.py` is what they equal.
+"""The counts of the rules by the C library (athanor/native/rules.c and chinese.c): what `plain_counts.py` and
+`chinese.py` count.
 
 Shapes: D documents.
 """
@@ -23,6 +24,7 @@ ORDER = (  # of the numbers in rules.c
     "repeated_paragraph_characters", *(("most_frequent", width) for width in MOST_FREQUENT),
     *(("repeated", width) for width in REPEATED), "sentences", "placeholder", "braces",
 )  # fmt: skip
+CHINESE_NUMBERS = 15
 assert {field.name for field in fields(Counts)} == {"characters_in_lines", "most_frequent", "repeated"} | {
     name for name in ORDER if isinstance(name, str)
 }
@@ -45,6 +47,20 @@ def count_block(block: TextBlock) -> Counts:
         most_frequent={width: columns["most_frequent", width] for width in MOST_FREQUENT},
         repeated={width: columns["repeated", width] for width in REPEATED},
     )
+
+
+def chinese_counts(block: TextBlock, flags: NDArray[np.uint8]) -> list[list[int]]:
+    """What `chinese.ChineseText` asks of each text: the numbers of chinese.c, in its order.
+
+    Args:
+        flags: of every code point, `chinese.chinese_flags`.
+    """
+    counts_DN = np.empty((len(block), CHINESE_NUMBERS), dtype=np.int64)
+    native.function("athanor_chinese_counts")(
+        native.pointer(block.data_B, np.uint8), native.pointer(block.ends_D, np.int64), len(block),
+        native.pointer(flags, np.uint8), native.pointer(counts_DN, np.int64),
+    )  # fmt: skip
+    return counts_DN.tolist()  # type: ignore[no-any-return]
 
 
 @cache

@@ -25,5 +25,8 @@ def open_engine(name: EngineName) -> Engine:
         from athanor.training.engines.tensor import Tensors
 
         return Tensors()
-    assert name == "single", "the settings refuse what is not built"
+    if name == "deepspeed":
+        from athanor.training.engines.deepspeed import Deepspeed
+
+        return Deepspeed()
     return Engine()

@@ -34,6 +34,17 @@ class Engine:
     def __init__(self) -> None:
         self.cuts = {}
 
+    def start(self, scored: Scored, settings: Any) -> tuple[nn.Module, Any]:
+        """The module whose call computes the loss, and what updates its weights, as `settings` (of the loop) say."""
+        from athanor.training.optimizer import MasterOptimizer
+
+        module, s = self.wrap(scored), settings
+        return module, MasterOptimizer(scored.model, s.optimizer, s.betas, s.weight_decay, self, s.fused_optimizer)
+
+    def backward(self, total: Tensor) -> None:
+        """Add the gradients of one piece's loss to those of the pieces before."""
+        total.backward()
+
     def wrap(self, scored: Scored) -> nn.Module:
         """The module whose call computes the loss; afterwards the parameters of the model are final."""
         return scored

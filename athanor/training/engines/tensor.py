@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from athanor.base.errors import AthanorError
-from athanor.models.attention import Attention, CrossAttention
+from athanor.models.attention import Attention, Cache, CrossAttention
 from athanor.models.feedforward import FeedForward
+from athanor.models.outline import drawn_weights, fill, made_real
 from athanor.models.transformer import Transformer
 from athanor.training.engines.cut import Cut
 from athanor.training.engines.processes import Processes, set_parameter
@@ -68,6 +70,14 @@ class ByRows(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
+class ByHeads(Transformer):
+    """A trunk whose scores by distance (ALiBi, T5) are those of the heads that this process has."""
+
+    def bias(self, length: int, device: torch.device, cache: Cache | None) -> Tensor | None:
+        whole_BNTS = super().bias(length, device, cache)
+        return None if whole_BNTS is None else whole_BNTS.chunk(dist.get_world_size(), 1)[dist.get_rank()]
+
+
 class Tensors(Processes):
     """Heads and hidden numbers, divided."""
 
@@ -77,6 +87,7 @@ class Tensors(Processes):
         self.rank, self.world = 0, 1  # all of them compute the whole batch
         self.before: list[tuple[nn.Module, dict[str, Any]]] = []
         self.hooks: list[Any] = []
+        drawn = drawn_weights(scored.model)
         for home, module in scored.model.named_modules():
             for name, linear, kind, cut in self._divisions(module):
                 if type(linear) is not nn.Linear:
@@ -84,9 +95,13 @@ class Tensors(Processes):
                 self._divide(scored.model, f"{home}.{name}", linear, kind, cut)
             if isinstance(module, Attention | CrossAttention):
                 self._take_heads(module)
+            if isinstance(module, Transformer):
+                self._take_scores(module)
         if not self.cuts:
             raise AthanorError("engine=tensor divides Transformers, and the model has no layer of one",
                                fix="use engine=ddp or engine=fsdp2")  # fmt: skip
+        made_real(scored.model, self.device)
+        fill(scored.model, drawn, self.part, lambda weight: weight.detach())
         return scored
 
     def sum(self, numbers: Tensor) -> Tensor:
@@ -130,8 +145,6 @@ class Tensors(Processes):
                     allowed="a number of processes that divides heads, key/value heads and hidden",
                     fix="use fewer processes, or engine=fsdp2",
                 )
-        if c.position in ("buckets", "alibi"):
-            raise NotImplementedError(f"engine=tensor with position={c.position!r}: its scores by head (SPEC R3)")
 
     def _divide(self, model: nn.Module, name: str, linear: nn.Linear, kind: type[nn.Linear], cut: Cut) -> None:
         self.before.append((linear, {"__class__": type(linear)}))
@@ -150,9 +163,19 @@ class Tensors(Processes):
             c, heads=c.heads // self.places, kv_heads=c.key_heads // self.places, head_width=c.head_size
         )
         for norm in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)):
-            for weight in () if norm is None else norm.parameters():
-                if weight.requires_grad:
-                    self.hooks.append(weight.register_hook(sum_of_parts))
+            self._share(norm)
+
+    def _take_scores(self, trunk: Transformer) -> None:
+        """Let a trunk make the scores by distance of its own heads; a table of them learns from all."""
+        self.before.append((trunk, {"__class__": type(trunk)}))
+        trunk.__class__ = ByHeads
+        self._share(trunk.distance_bias)
+
+    def _share(self, module: nn.Module | None) -> None:
+        """Of weights that every process applies to its own heads, add up the gradients."""
+        for weight in () if module is None else module.parameters():
+            if weight.requires_grad:
+                self.hooks.append(weight.register_hook(sum_of_parts))
 
 
 def sum_of_parts(gradient: Tensor) -> Tensor:

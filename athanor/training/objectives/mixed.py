@@ -48,11 +48,17 @@ def mixed_batch(tasks: Mapping[str, Task], every: int | None) -> Callable[[int, 
     return batch
 
 
-def mixed_loss(tasks: Mapping[str, Task]) -> Callable[[nn.Module, MixedBatch], Loss]:
-    """The loss of all tasks; its parts are each task's loss, and the cosine of each pair's gradients.
+def mixed_loss(
+    tasks: Mapping[str, Task], by_positions: bool = False
+) -> Callable[[nn.Module, MixedBatch], Loss]:  # fmt: skip
+    """The loss of all tasks; its parts are each task's loss and that loss's own parts, and the cosine of each pair's
+    gradients.
 
     A figure is of one share of a step, and the loop's mean over all shares: with several pieces or processes the
     cosines are those of smaller batches.
+
+    Args:
+        by_positions: every position counts the same, as if all were of one task; else every task by its weight.
     """
     whole = sum(task.weight for task in tasks.values())
 
@@ -62,7 +68,10 @@ def mixed_loss(tasks: Mapping[str, Task]) -> Callable[[nn.Module, MixedBatch], L
         means = {name: one.total / one.count.clamp_min(1) for name, one in found.items()}
         share = {name: tasks[name].weight / whole for name in tasks}
         total = count * torch.stack([share[name] * mean for name, mean in means.items()]).sum()
+        if by_positions:
+            total = torch.stack([one.total for one in found.values()]).sum()
         parts = {name: (one.total.detach(), one.count) for name, one in found.items()}
+        parts |= {f"{name} {part}": pair for name, one in found.items() for part, pair in one.parts.items()}
         return Loss(total, count, {**parts, **agreement(model, means, batch.compared and torch.is_grad_enabled())})
 
     return loss

@@ -13,6 +13,7 @@ from athanor.data.instruct.formats import Judgement, Preference, detect, read_le
 from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
+from tests.conftest import REAL_DATA
 from tests.data.conftest import RunStep
 
 TOOL = {
@@ -76,6 +77,66 @@ def test_calls_and_their_results(tools) -> None:
     assert read_lesson(to_sharegpt(lesson), "row") == lesson
     with pytest.raises(AthanorError, match="tools"):
         to_alpaca(lesson)
+
+
+MOSS = {
+    "meta_instruction": "You are MOSS.\n- Web search: disabled.\n- Calculator: enabled. API: Calculate(expression)\n",
+    "chat": {
+        "turn_1": {
+            "Human": "<|Human|>: 1+1 和 2+2？<eoh>\n", "Inner Thoughts": "<|Inner Thoughts|>: 要算。<eot>\n",
+            "Commands": '<|Commands|>: Calculate("1+1"), Calculate("2\\times 2")<eoc>\n',
+            "Tool Responses": "<|Results|>:\nCalculate(\"1+1\") => 2\nCalculate(\"2\\times 2\") => '4'\n<eor>\n",
+            "MOSS": "<|MOSS|>: 2 和 4。<eom>\n",
+        },
+        "turn_2": {
+            "Human": "<|Human|>: 谢谢<eoh>\n", "Inner Thoughts": "<|Inner Thoughts|>: None<eot>\n",
+            "Commands": "<|Commands|>: None<eoc>\n", "Tool Responses": "<|Results|>:\nNone\n<eor>\n",
+            "MOSS": "<|MOSS|>: 不客气。<eom>\n",
+        },
+    },
+}  # fmt: skip
+
+
+def test_commands_of_moss_are_calls_of_what_it_offers() -> None:
+    lesson = read_lesson(MOSS, "row")
+    told = [(turn.role, turn.content) for turn in lesson.turns[1:]]
+    assert told == [
+        ("user", "1+1 和 2+2？"), ("assistant", "<think>\n要算。\n</think>\n\n"), ("tool", "2"), ("tool", "4"),
+        ("assistant", "2 和 4。"), ("user", "谢谢"), ("assistant", "不客气。"),
+    ]  # fmt: skip
+    assert [call.arguments for call in lesson.turns[2].tool_calls] == [
+        {"expression": "1+1"}, {"expression": "2\\times 2"},
+    ]  # fmt: skip
+    assert lesson.tools[0]["function"]["parameters"]["required"] == ["expression"] and len(lesson.tools) == 1
+    assert read_lesson(json.loads(json.dumps(to_openai(lesson))), "row").turns[2:] == lesson.turns[2:]
+    other = json.loads(json.dumps(MOSS).replace("Calculate(", "Solve(", 3).replace("API: Solve", "API: Calculate"))
+    with pytest.raises(AthanorError, match="turn_1: Commands calls Solve"):
+        read_lesson(other, "row")
+    with pytest.raises(AthanorError, match=r'Name\("text"\)'):
+        read_lesson(json.loads(json.dumps(MOSS).replace("None<eoc>", "None, as 1 + 1 = 2<eoc>")), "row")
+
+
+def test_a_seed_of_self_instruct_is_a_question_and_its_answer() -> None:
+    row = {"id": "seed_task_1", "instruction": "Which relation?", "instances": [{"input": "a : b", "output": "next"}]}
+    assert read_lesson(row, "row") == Conversation.of(("user", "Which relation?\na : b"), ("assistant", "next"))
+    with pytest.raises(AthanorError, match="one instance a row"):
+        read_lesson({**row, "instances": row["instances"] * 2}, "row")
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="real data are not at hand")
+@pytest.mark.parametrize(("name", "most_refused"), [("moss_conversations", 0.025), ("self_instruct_seed_tasks", 0)])
+def test_real_rows_are_read(name: str, most_refused: float) -> None:
+    """What MOSS's model wrote instead of a command (an explanation, arithmetic around a call) is refused by name."""
+    with gzip.open(REAL_DATA / "instruct" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    refused = 0
+    for row in rows:
+        try:
+            read_lesson(row, "row")
+        except AthanorError as problem:
+            refused += 1
+            assert "Commands" in str(problem)
+    assert refused <= most_refused * len(rows)
 
 
 def test_the_result_of_a_problem_is_kept() -> None:

@@ -151,7 +151,7 @@ def test_the_files_are_the_same_with_and_without_the_c_library(
         for number, text in enumerate(TEXTS):
             language = (None, "en", "zh", 'odd"')[number % 4]
             writer.write(make_document(text, sources[number % len(sources)], language=language, score=number / 7))
-        writer.write_line('{"text": "\\u6c49 fields in another order", "source": "\\u00e9", "id": "1", "n": 1e9}\n', 1)
+        writer.write_line(b'{"text": "\\u6c49 fields in another order", "source": "\\u00e9", "id": "1", "n": 1e9}\n', 1)
     with ShardWriter(folder, "heldout") as writer:
         writer.write(make_document("held out", "h"))
     parents = {
