@@ -137,6 +137,11 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
     Raises:
         AthanorError: see `network`.
     """
+    return unfilled(settings, vocabulary).initialise(settings.seed)
+
+
+def unfilled(settings: PretrainSettings, vocabulary: int) -> Any:
+    """The network before its weights are drawn."""
     trunk = network(settings, vocabulary)
     model: nn.Module
     if settings.objective == "masked":
@@ -149,7 +154,7 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
     else:
         with outline() if settings.engine in DIVIDING else nullcontext():
             model = LanguageModel(trunk)
-    return model.initialise(settings.seed)
+    return model
 
 
 LAYER_NORM = {"norm": "layer", "bias_qkv": True, "bias_out": True, "bias_mlp": True}
