@@ -15,6 +15,7 @@ from athanor.models import kernels
 from athanor.models.attention import Attention, Cache, CrossAttention, Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import FeedForward, Routes
+from athanor.models.outline import Drawn
 from athanor.models.transformer import Transformer
 
 IGNORED = -100  # a target with this value is not scored (the convention of torch and transformers)
@@ -223,7 +224,12 @@ def score(
 
 
 def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:
-    """Fill a weight with normal numbers drawn on the CPU in float32, so that device and dtype do not change them."""
+    """Fill a weight with normal numbers drawn on the CPU in float32, so that device and dtype do not change them.
+
+    One that has no numbers yet (`outline.py`) notes where its own begin.
+    """
+    if weight.is_meta:
+        weight.drawn = Drawn(generator.get_state(), deviation, weight.shape)  # type: ignore[attr-defined]
     numbers = torch.empty(weight.shape).normal_(0.0, deviation, generator=generator)
     with torch.no_grad():
         weight.copy_(numbers)

@@ -6,7 +6,7 @@
 #include "athanor.h"
 
 enum { SEPARATOR = 0, WORD = 1, ALONE = 2, SPECIAL = 4 }; /* byteshingles.py: classes of characters */
-enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, MOST_BITS = 24 };
+enum { BINS = 128, BIN_BITS = 7, VALUE_SHIFT = 20, SET_SHIFT = 12, MOST_BITS = 24, UNCOUNTED = -1 };
 static const uint32_t NONE = 0xFFFFFFFF;
 static const uint64_t SPREAD = 0xBF58476D1CE4E5B9, LONGER = 0x94D049BB133111EB, RUN_BASE = 0xD6E8FEB86659FD93;
 
@@ -301,8 +301,29 @@ EXPORT int64_t athanor_run_sets(const uint8_t *data, const int64_t *ends, int64_
     return status;
 }
 
-/* Of each text three numbers: its words; how often its most frequent run of `width` words occurs; whether a run of
-   `wider` words occurs twice. special: as above; such a text has none. Returns 0, or -1 without memory. */
+/* How many words stand in runs that occurred before. first: room for every bucket of as many runs. */
+static int64_t count_covered(const uint64_t *runs, int64_t count, int64_t width, uint32_t *first) {
+    int bits = bucket_bits(count);
+    uint64_t mask = ((uint64_t)1 << bits) - 1;
+    int64_t covered = 0, end = 0;
+    if (count > (int64_t)mask / 2) return UNCOUNTED;
+    memset(first, 0, sizeof *first << bits);
+    for (int64_t place = 0; place < count; place++) {
+        uint64_t slot = runs[place] >> (64 - bits);
+        while (first[slot] && runs[first[slot] - 1] != runs[place]) slot = (slot + 1) & mask;
+        if (!first[slot]) {
+            first[slot] = (uint32_t)place + 1;
+            continue;
+        }
+        covered += place + width - (place > end ? place : end);
+        end = place + width;
+    }
+    return covered;
+}
+
+/* Of each text three numbers: its words; how often its most frequent run of `width` words occurs; how many words stand
+   in runs of `wider` words that occurred before, -1 for texts of millions of words in which a run does. special: as
+   above; such a text has no numbers. Returns 0, or -1 without memory. */
 EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int64_t documents, const uint8_t *classes,
                                    const uint32_t *lower, int64_t width, int64_t wider, int64_t *numbers,
                                    uint8_t *special) {
@@ -325,7 +346,7 @@ EXPORT int64_t athanor_run_repeats(const uint8_t *data, const int64_t *ends, int
                 same = place && sorted[place] == sorted[place - 1] ? same + 1 : 1;
                 if (same > most) most = same;
             }
-            numbers[number] = number == 1 ? most : most > 1;
+            numbers[number] = number == 1 ? most : most > 1 ? count_covered(runs, found, wide, buckets) : 0;
         }
     }
     free(buckets);

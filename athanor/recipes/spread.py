@@ -156,7 +156,7 @@ def require_room(plan: Sequence[Any]) -> None:
     Raises:
         AthanorError: names what each device would hold, and machines that would do.
     """
-    from athanor.training.pretrain import PretrainSettings, network
+    from athanor.training.networks import DIVIDING, PretrainSettings, network
 
     vocabulary = next((one.settings.vocabulary for one in plan if one.do == "tokenizer"), None)
     for planned in plan:
@@ -167,14 +167,15 @@ def require_room(plan: Sequence[Any]) -> None:
         processes = int(os.environ["WORLD_SIZE"]) if among_others() else s.processes
         rows = max(1, s.rows // (processes * s.accumulate))
         needs, room = device_needs(config, processes, rows), device_memory()
-        # Every process builds the whole model before it is divided; in memory of the computer it does so in float32.
-        whole = count_parameters(config) * (4 if pick_device().type == "cpu" else 2)
+        # Each builds the whole model, in memory of the computer in float32, unless its engine makes its part alone.
+        alone = s.engine in DIVIDING and s.objective in ("next_token", "blank_infilling")
+        whole = 0 if alone else count_parameters(config) * (4 if pick_device().type == "cpu" else 2)
         if max(needs.total, whole) > USABLE * room:
             best = fewest_machines(config, s.steps * s.rows * s.context, s.rows)
             raise AthanorError(
                 f"{planned.name}: with {processes} {'process' if processes == 1 else 'processes'} each needs "
                 f"{size(max(needs.total, whole))}, and here it has {size(room)}"
-                + (", since each builds the whole model before it is divided (SPEC R3)" if whole > needs.total else ""),
+                + (", since each builds the whole model" if whole > needs.total else ""),
                 allowed=best.sentence(),
                 fix=f"athanor launch RECIPE --on slurm --nodes {best.machines} --gpus {PER_MACHINE} --store FOLDER "
                 "writes the job; athanor plan says where the numbers come from",

@@ -20,8 +20,19 @@ import numpy as np
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
-from athanor.store.index_files import PAGE_BITS, PIECE, VERSION, CheckedFile, count_characters, encode, read_small
+from athanor.store.index_files import (
+    PAGE_BITS,
+    PIECE,
+    SAMPLE,
+    SAMPLED,
+    VERSION,
+    CheckedFile,
+    count_characters,
+    encode,
+    read_small,
+)
 
+SHARD_FILES = ("text", "suffixes", "samples", "prefixes")
 FIRST_COMPARED = 32  # bytes; most comparisons end within them
 SORTED_AT_ONCE = 1 << 22  # suffixes
 
@@ -211,10 +222,12 @@ class _Shard:
     """One suffix array and its text. Queries are bytes; a stretch of them is given by start and stop, never copied."""
 
     def __init__(self, stem: Path, checks: Mapping[str, Sequence[int]]):
-        text, suffixes, prefixes = (stem.with_suffix(ending) for ending in (".text", ".suffixes", ".prefixes"))
+        text, suffixes, samples, prefixes = (stem.with_suffix(f".{name}") for name in SHARD_FILES)
         self.text = CheckedFile(text, checks[text.name])
         self._suffixes = CheckedFile(suffixes, checks[suffixes.name])
         self._places, self._seen = memoryview(self._suffixes.data).cast("I"), self._suffixes.seen
+        self._samples = CheckedFile(samples, checks[samples.name])
+        self._samples.expect()
         self.prefixes = memoryview(read_small(prefixes, checks[prefixes.name][1])).cast("I")
 
     def suffix(self, number: int) -> int:
@@ -269,6 +282,7 @@ class _Shard:
 
         Both ends remember how many bytes they surely share with the stretch; all between share the smaller number.
         """
+        low, high = self._between_samples(query[start : min(stop, start + SAMPLE)], low, high)
         known_low = known_high = 0
         while low < high:
             middle = (low + high) // 2
@@ -278,6 +292,30 @@ class _Shard:
             else:
                 high, known_high = middle, known
         return low
+
+    def _between_samples(self, beginning: bytes, low: int, high: int) -> tuple[int, int]:
+        """A part of the range that holds the bounds of what has this beginning: two pages of suffixes where it is rare.
+
+        Samples below it are of suffixes below both bounds, those above it of suffixes above.
+        """
+        size = len(beginning)
+        first = least = -(-low // SAMPLED)
+        after = most = -(-high // SAMPLED)
+        while first < most:  # the first sample that is not below
+            middle = (first + most) // 2
+            if self._samples.read(SAMPLE * middle, SAMPLE * middle + size) < beginning:
+                first = middle + 1
+            else:
+                most = middle
+        most = after
+        after = first
+        while after < most:  # the first that is above
+            middle = (after + most) // 2
+            if self._samples.read(SAMPLE * middle, SAMPLE * middle + size) <= beginning:
+                after = middle + 1
+            else:
+                most = middle
+        return max(low, (first - 1) * SAMPLED + 1) if first > least else low, min(high, after * SAMPLED)
 
     def _compare(self, query: bytes, start: int, stop: int, place: int, known: int) -> tuple[int, int]:
         """(-1, 0 or 1, equal bytes for sure): the suffix at `place` below, beginning with, or above the stretch."""

@@ -7,8 +7,9 @@ All numbers are little-endian:
     pieces            7 u64 per piece (see PIECE), in document order; a document longer than a shard has several
     00000.text        the shard's documents, each followed by 0xFF
     00000.suffixes    u32 per character: where the character starts in the text, sorted by what follows it
+    00000.samples     24 bytes per 1,024 suffixes: the beginning of the text behind the first of them
     00000.prefixes    65,537 u32: the first suffix whose two leading bytes are at least this number
-    NAME.checks       u32 per 4 KiB of the file NAME (names, text, suffixes): its CRC-32
+    NAME.checks       u32 per 4 KiB of the file NAME (names, text, suffixes, samples): its CRC-32
 
 A file of gigabytes is never read whole to be verified: a page is compared with its checksum when a query first touches
 it, and what a query did not touch cannot have changed its answer.
@@ -24,9 +25,10 @@ import numpy as np
 
 from athanor.base.errors import AthanorError
 
-VERSION = 2
+VERSION = 3
 SEPARATOR = 0xFF
 PIECE = ("document", "start", "length", "shard", "place", "characters", "lines")  # lines, characters: before the piece
+SAMPLED, SAMPLE = 1024, 24  # suffixes for each sample, which are one page; bytes of a sample
 PAGE = 4096
 PAGE_BITS = 12
 BLOCK = 1 << 20
@@ -113,6 +115,11 @@ class CheckedFile:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def expect(self) -> None:
+        """Let the system read the whole file ahead, while something else is done."""
+        if len(self.data) and hasattr(mmap, "MADV_WILLNEED"):
+            self.data.madvise(mmap.MADV_WILLNEED)
 
     def check(self, start: int, stop: int) -> None:
         """Compare the pages of these bytes with their checksums, unless that was done before.

@@ -4,7 +4,6 @@ Training stands still while every process copies its parts to memory of the host
 checkpoint is there, whole, once all have written and the first has put their checksums beside them and renamed it.
 """
 
-import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error, hash_file
+from athanor.training.alongside import Alongside
 from athanor.training.checkpoint import Checkpoints
 from athanor.training.engines.engine import Engine
 from athanor.training.parts import write_parts
@@ -35,8 +35,7 @@ class Background:
         self.checkpoints, self.engine = checkpoints, engine
         self.group = dist.new_group(backend="gloo", timeout=LONGEST)  # the threads' talk, apart from training's
         self.copies: dict[str, Tensor] = {}
-        self.thread: threading.Thread | None = None
-        self.problem: BaseException | None = None
+        self.work = Alongside(lambda problem: explained(problem, checkpoints.folder))
 
     def save(self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool) -> None:
         """Copy the parts and begin to write them; waits first for the checkpoint before.
@@ -51,27 +50,12 @@ class Background:
             self.copies[name].copy_(part, non_blocking=True)
         if any(part.is_cuda for part in parts.values()):
             torch.cuda.synchronize()
-        given = (step, {name: self.copies[name] for name in parts}, dict(state), lines, best)
-        self.thread = threading.Thread(target=self._write, args=given, name="checkpoint")
-        self.thread.start()
+        copies, told = {name: self.copies[name] for name in parts}, dict(state)
+        self.work.start(lambda: self._write_together(step, copies, told, lines, best))
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole.
-
-        Raises:
-            AthanorError: it could not be written; every older one is still there.
-        """
-        if self.thread is not None:
-            self.thread.join()
-        self.thread, problem, self.problem = None, self.problem, None
-        if problem is not None:
-            raise problem
-
-    def _write(self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool) -> None:
-        try:
-            self._write_together(step, parts, state, lines, best)
-        except BaseException as problem:  # noqa: BLE001 - DCP's own exception derives from it; `wait` raises it
-            self.problem = explained(problem, self.checkpoints.folder)
+        """Until the last checkpoint is whole; see `Alongside.wait`."""
+        self.work.wait()
 
     def _write_together(self, step: int, parts: Mapping[str, Tensor], state: Any, lines: str, best: bool) -> None:
         first, kept = self.engine.first, self.checkpoints

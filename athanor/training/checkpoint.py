@@ -89,15 +89,27 @@ class Checkpoints:
         Raises:
             AthanorError: the disk is full; every older checkpoint is still there.
         """
+        self.finish(step, self.write(step, tensors), state, lines, best)
+
+    def write(self, step: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """Give the tensors to the operating system, under the temporary name; returns their checksums."""
         self.begin(step)
         path = self.temporary(step) / TENSORS
         try:
-            hashes = write_tensors(path, tensors)
+            return write_tensors(path, tensors)
+        except OSError as problem:
+            self.abandon(step)
+            raise explain_disk_error(problem, path) from problem
+
+    def finish(self, step: int, hashes: Mapping[str, str], state: Mapping[str, Any], lines: str, best: bool) -> None:
+        """Wait until what `write` wrote is on the disk, and make the checkpoint whole."""
+        path = self.temporary(step) / TENSORS
+        try:
             sync_file(path)
         except OSError as problem:
             self.abandon(step)
             raise explain_disk_error(problem, path) from problem
-        self.commit(step, {"tensors": hashes}, state, lines, best)
+        self.commit(step, {"tensors": dict(hashes)}, state, lines, best)
 
     def temporary(self, step: int) -> Path:
         """Where the checkpoint of a step is written."""

@@ -55,6 +55,7 @@ def take_step(run: Run) -> None:
     row = learn(run)
     if row is None:
         run.save()
+        run.settle()
         raise Stopped(run.progress.stop.by_system)
     verdict = run.guard.judge(run.history.rows, row)
     run.step += 1

@@ -5,6 +5,7 @@ saved under their family's names, so that `transformers` and others read them.
 """
 
 import math
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
@@ -14,6 +15,7 @@ from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.models.masked import EncoderConfig, TextEncoder
+from athanor.models.outline import outline
 from athanor.models.permuted import PermutedConfig, PermutedLanguageModel
 from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
 from athanor.training.objectives.next_token import NextTokenSettings
@@ -31,6 +33,8 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     **dict.fromkeys(("fused_loss", "document_mask"), ("next_token",)),
     "prompts": ("next_token", "blank_infilling"),
 }
+DIVIDING = ("fsdp2", "tensor")  # engines whose processes hold a part of every matrix
+SIDED = ("permutation", "span_corruption")  # networks that are no single Transformer over a row
 BESIDE: dict[ObjectiveName, tuple[ObjectiveName, ...]] = {  # whose network can be read the other way, too
     "blank_infilling": ("next_token",),
 }
@@ -98,6 +102,9 @@ class PretrainSettings(NextTokenSettings):
                     f"engine=tensor cannot divide {name}={number} among processes={self.processes}: "
                     "choose a number that does, or engine=fsdp2"
                 )
+        if self.engine == "context" and (self.experts is not None or self.objective in SIDED):
+            what = "experts" if self.experts is not None else f"objective: {self.objective}"
+            raise ValueError(f"engine=context cannot divide rows with {what}: use engine=ddp or fsdp2")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -129,11 +136,16 @@ def network(settings: PretrainSettings, vocabulary: int) -> TransformerConfig:
 
 
 def build(settings: PretrainSettings, vocabulary: int) -> Any:
-    """The network itself, with fresh weights.
+    """The network itself, with fresh weights; engines that divide matrices make them (`models/outline.py`).
 
     Raises:
         AthanorError: see `network`.
     """
+    return unfilled(settings, vocabulary).initialise(settings.seed)
+
+
+def unfilled(settings: PretrainSettings, vocabulary: int) -> Any:
+    """The network before its weights are drawn."""
     trunk = network(settings, vocabulary)
     model: nn.Module
     if settings.objective == "masked":
@@ -144,8 +156,9 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
         # The head reads what the decoder makes as it is (T5 v1.1): scaled as in T5, small weights learn slowly.
         model = EncoderDecoder(EncoderDecoderConfig(encoder=trunk, vocabulary=vocabulary, tied=True, scale_head=False))
     else:
-        model = LanguageModel(trunk)
-    return model.initialise(settings.seed)
+        with outline() if settings.engine in DIVIDING else nullcontext():
+            model = LanguageModel(trunk)
+    return model
 
 
 LAYER_NORM = {"norm": "layer", "bias_qkv": True, "bias_out": True, "bias_mlp": True}

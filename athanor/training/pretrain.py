@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from athanor.base.device import pick_device
 from athanor.base.progress import Progress
 from athanor.data.packing.mixture import document_ids, measured_mixture, mixture_table, open_batches
 from athanor.store.artifact import RESUME, Artifact
@@ -30,7 +31,7 @@ def pretrain(
     batches = open_batches(shards.path, settings.context, settings.rows, settings.seed, settings.steps)
     every = every_rows(settings, tokenizer, model)
     made = every[settings.objective]
-    batch, loss = learning(settings, batches, every, next(model.parameters()).device)
+    batch, loss = learning(settings, batches, every, pick_device())
     objective = Objective(
         batch=batch, loss=loss, tokens=settings.rows * settings.context,
         flops=settings.rows * sum(

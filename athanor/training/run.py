@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from athanor.base.progress import Progress
+from athanor.training.alongside import SyncedAlongside
 from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
 from athanor.training.engines.engine import Engine
@@ -43,14 +44,16 @@ class Run:
         if settings.average is not None:
             self.average = Average(self.optimizer.names, self.optimizer.masters, settings.average)
         self.checkpoints = Checkpoints(work, settings.keep_checkpoints)
-        self.writer: Any = self.checkpoints if engine.places == 1 else in_background(self.checkpoints, engine)
+        self.writer: Any = (
+            SyncedAlongside(self.checkpoints) if engine.places == 1 else in_background(self.checkpoints, engine)
+        )
         self.guard = Guard(settings.on_spike)
         self.history = History(work / METRICS if engine.first else None)
         self.step, self.saved = 0, time.monotonic()
         self.show = Show(objective, settings, progress, work.parent.name) if engine.first else None
 
     def save(self) -> None:
-        """Write a checkpoint; several processes write it while they go on, see `settle`."""
+        """Write a checkpoint; it is whole some time later, see `settle`."""
         parts = dict(self.optimizer.tensors())
         if self.average is not None:
             parts |= dict(self.average.tensors())
@@ -60,8 +63,7 @@ class Run:
 
     def settle(self) -> None:
         """Until the last checkpoint is whole."""
-        if self.writer is not self.checkpoints:
-            self.writer.wait()
+        self.writer.wait()
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint; with none, write the first, so that there is one to go back to."""

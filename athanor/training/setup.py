@@ -10,6 +10,7 @@ from torch import nn
 
 from athanor.base.device import pick_device, set_threads
 from athanor.models.convert import save_checkpoint
+from athanor.models.outline import moved
 from athanor.tokens.chat import Template, end_ids, generation_of, jinja_of, special_ids, stored_ends
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.history import METRICS, Row
@@ -32,7 +33,8 @@ def prepare(model: SomeModel, dtype: DtypeName | None, settings: LoopSettings) -
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs 5 % of a step
     apply_techniques(model, settings)
-    return model.to(device=pick_device(), dtype=None if dtype is None else DTYPES[dtype]).train()
+    moved(model, pick_device(), None if dtype is None else DTYPES[dtype])
+    return model.train()
 
 
 def save_model(

@@ -62,10 +62,9 @@ def command(
     if as_json:
         print_json({name: artifact.record for name, artifact in made.items()})
         return
-    if "report" in made:
-        from athanor.recipes.finish import show_end
+    from athanor.recipes.finish import show_cost, show_end
 
-        show_end(made, place, sys.stdout)
+    show_end(made, place, sys.stdout) if "report" in made else show_cost(made, sys.stdout)
 
 
 def _expect(plan: list[Any], store: Any, progress: Any) -> dict[str, dict[str, Any]]:

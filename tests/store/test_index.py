@@ -9,6 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from athanor.base.errors import AthanorError
+from athanor.store import index as index_module
+from athanor.store import index_build
 from athanor.store.index import DocumentIndex
 from athanor.store.index_build import build_index
 
@@ -55,11 +57,24 @@ def check_against_naive(index: DocumentIndex, texts: list[str], query: str, mini
 
 
 @settings(max_examples=150, deadline=None)
-@example(["aé"], "aaé", 3, 1)  # a match that begins in one shard and ends in the next
-@given(st.lists(LETTERS, max_size=5), LETTERS, st.integers(1, 6), st.sampled_from([1, 5, 17, 1000]))
-def test_equals_the_naive_search_whatever_the_sharding(tmp_path_factory, texts, query, minimum, shard_bytes):
-    index = built(tmp_path_factory.mktemp("index"), texts, shard_bytes=shard_bytes, longest_query=64)
-    check_against_naive(index, texts, query, minimum)
+@example(["aé"], "aaé", 3, 1, 1024, 24)  # a match that begins in one shard and ends in the next
+@given(
+    st.lists(LETTERS, max_size=5),
+    LETTERS,
+    st.integers(1, 6),
+    st.sampled_from([1, 5, 17, 1000]),
+    st.sampled_from([1, 2, 5, 1024]),
+    st.sampled_from([1, 4, 24]),
+)
+def test_equals_the_naive_search_whatever_the_sharding(
+    tmp_path_factory, texts, query, minimum, shard_bytes, sampled, sample
+):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (index_build, index_module):
+            patch.setattr(module, "SAMPLED", sampled)
+            patch.setattr(module, "SAMPLE", sample)
+        index = built(tmp_path_factory.mktemp("index"), texts, shard_bytes=shard_bytes, longest_query=64)
+        check_against_naive(index, texts, query, minimum)
 
 
 def test_a_planted_sentence_is_found_in_its_document(tmp_path):
@@ -112,7 +127,7 @@ def test_half_a_surrogate_pair_is_text_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "query", ["ab" * 10_000, "abcde " * 16_000, "".join(random.Random(2).choices("abc 中", k=60_000))], ids=len
+    "query", ["ab" * 5_000, "abcde " * 4_000, "".join(random.Random(2).choices("abc 中", k=60_000))], ids=len
 )
 def test_a_long_query_takes_bounded_time(tmp_path, query):
     index = built(tmp_path, ["ab" * 2_000, query[:2_000], "".join(random.Random(3).choices("abc 中", k=50_000))])
@@ -175,3 +190,8 @@ def test_the_damaged_file_is_named(name, pages, tmp_path):
     (copy / name).unlink()
     with pytest.raises(AthanorError, match=rf"{name} is missing"):
         DocumentIndex(copy)
+
+
+def test_a_folder_named_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert built(Path("here"), ["abcd"]).count("bc") == 1

@@ -8,7 +8,9 @@ Each case trains in FOLDER/<where>; the first process writes its rows and weight
 import errno
 import json
 import os
+import resource
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
+from athanor.models.outline import outline
+from athanor.models.shapes import count_parameters
 from athanor.training.checkpoint import NEWEST
 from athanor.training.engines.choose import open_engine
 from athanor.training.engines.engine import Engine
 from athanor.training.engines.part import PartDone
 from athanor.training.loop import train
-from athanor.training.objective import Objective
+from athanor.training.objective import Objective, Scored
 from athanor.training.objectives.next_token import TokenBatch, next_token_loss
 from athanor.training.settings import LoopSettings
 from athanor.training.setup import DTYPES
@@ -75,7 +79,9 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
         {"steps": 12, "rows": ROWS, "learning_rate": 0.01, "warmup": 2, "checkpoint_seconds": 1e9, **more}
     )
     config = TransformerConfig(**{**vars(CONFIG), **case.get("config", {})})
-    model = LanguageModel(config).initialise(3).to(DTYPES[case.get("dtype", "float32")])
+    with outline() if case.get("outline") else nullcontext():
+        model = LanguageModel(config)
+    model = model.initialise(3).to(DTYPES[case.get("dtype", "float32")])
     apply_techniques(model.train(), settings)
     objective = Objective(
         batch_of,
@@ -96,6 +102,21 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
         assert type(model.trunk.blocks[0]).__name__ == "Block"
         model(torch.zeros(1, 4, dtype=torch.long))
     return rows
+
+
+def grown(case: dict[str, Any], folder: Path, engine: Engine) -> None:
+    """Write down by how many bytes this process grew at most while it got its part of a network of some size."""
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # the first one of a process loads torch's compiler
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    config = TransformerConfig(width=512, layers=12, heads=4, hidden=2048, max_positions=64, vocabulary=4096, tied=True)
+    with outline():
+        model = LanguageModel(config)
+    module, _ = engine.start(Scored(model.initialise(1), next_token_loss(config)), LoopSettings(
+        steps=1, rows=1, learning_rate=0.1, optimizer="adamw"
+    ))  # fmt: skip
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    row = {"grown": more, "whole": 4 * count_parameters(config), "meta": any(w.is_meta for w in module.parameters())}
+    (folder / f"grown-{engine.name}-{engine.place}.json").write_text(json.dumps(row))
 
 
 def run_objective(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[str, Any]]:
@@ -144,7 +165,7 @@ def main(folder: Path, cases: list[dict[str, Any]]) -> None:
             if "full" in case and not engine.first:
                 patch.setattr(filesystem.os, "fsync", FullAfter(case["full"]))
             try:
-                run_case(case, folder, engine)
+                grown(case, folder, engine) if case.get("grown") else run_case(case, folder, engine)
             except AthanorError as problem:
                 (folder / f"{case['where']}-{engine.place}.txt").write_text(problem.what)
     dist.destroy_process_group()

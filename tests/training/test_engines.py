@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
 }
 BY_DISTANCE = {"alibi": {"position": "alibi"}, "buckets": {"position": "buckets", "buckets": 8, "farthest": 16}}
+BY_POSITION = ("adamw", "muon", "recompute", "half")  # what context parallelism is tried with; experts it refuses
 STOP = 5
 
 
@@ -50,7 +51,7 @@ def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> N
     started = [
         subprocess.Popen(
             words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, **world, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **world, "RANK": str(rank), "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"},
         )
         for rank in range(count)
     ]  # fmt: skip
@@ -62,14 +63,21 @@ def in_processes(folder: Path, cases: list[dict[str, Any]], count: int = 2) -> N
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every variant by every engine, and every engine going on from a checkpoint of one process and the other way."""
     folder = tmp_path_factory.mktemp("matrix")
-    cases: list[dict[str, Any]] = []
+    cases: list[dict[str, Any]] = [{"engine": "fsdp2", "grown": True}]  # first: memory that was used once stays
+    for engine in ("fsdp2", "tensor"):
+        cases.append({"engine": engine, "where": f"outline-{engine}", "outline": True, **VARIANTS["muon"]})
+    cases.append({"engine": "fsdp2", "where": "outline-half", "outline": True, **VARIANTS["half"]})
     for name, variant in VARIANTS.items():
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
         cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ENGINES]
+    for name in BY_POSITION:
+        cases.append({"engine": "context", "where": f"{name}-context", **VARIANTS[name]})
+    cases.append({"engine": "context", "where": "muon-context-then-fsdp2", "stop": STOP, **VARIANTS["muon"]})
+    cases.append({"engine": "fsdp2", "where": "muon-context-then-fsdp2", **VARIANTS["muon"]})
     for name, config in BY_DISTANCE.items():
         variant = {"settings": {"optimizer": "adamw"}, "config": config}
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
-        cases.append({"engine": "tensor", "where": f"{name}-tensor", **variant})
+        cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ("tensor", "context")]
     for engine in ENGINES:
         for name in ("adamw", "muon"):
             run_case({"where": f"{name}-single-then-{engine}", "stop": STOP, **VARIANTS[name]}, folder, Engine())
@@ -119,9 +127,26 @@ def test_two_processes_walk_the_curve_of_one(engine: str, variant: str, matrix: 
     agree(matrix, f"{variant}-{engine}", f"{variant}-single")
 
 
+def test_a_process_grows_by_its_part_of_a_network_whose_weights_it_never_holds_together(matrix: Path) -> None:
+    for place in range(2):
+        found = json.loads((matrix / f"grown-fsdp2-{place}.json").read_text())
+        assert not found["meta"] and found["grown"] < 0.75 * found["whole"], found
+    for engine in ("fsdp2", "tensor"):
+        agree(matrix, f"outline-{engine}", "muon-single")
+    agree(matrix, "outline-half", "half-single")
+
+
 @pytest.mark.parametrize("name", BY_DISTANCE)
 def test_scores_by_distance_are_divided_by_heads(name: str, matrix: Path) -> None:
-    agree(matrix, f"{name}-tensor", f"{name}-single")
+    for engine in ("tensor", "context"):
+        agree(matrix, f"{name}-{engine}", f"{name}-single")
+
+
+@pytest.mark.parametrize("name", BY_POSITION)
+def test_rows_divided_by_positions_walk_the_curve_of_one(name: str, matrix: Path) -> None:
+    agree(matrix, f"{name}-context", f"{name}-single")
+    if name == "muon":
+        agree(matrix, "muon-context-then-fsdp2", "muon-single")
 
 
 @pytest.mark.slow

@@ -48,7 +48,8 @@ def run_sets(block: TextBlock, width: int) -> tuple[Hashes, Places]:
 
 
 def run_repeats(block: TextBlock, width: int, wider: int) -> list[tuple[int, int, int] | None]:
-    """Of each text: its words, how often its most frequent run of `width` occurs, whether one of `wider` occurs twice.
+    """Of each text: its words, how often its most frequent run of `width` words occurs, how many words stand in runs of
+    `wider` words that occurred before (-1: not counted).
 
     None for the few texts whose letters the library cannot exchange one by one.
     """

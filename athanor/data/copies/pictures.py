@@ -22,10 +22,10 @@ from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.settings import Settings
 from athanor.data.copies.clusters import Copy
+from athanor.data.copies.hamming import near_pairs
 
 SIDE, LOW = 32, 8
 FLATTEST = 1.0  # standard deviation of grey levels below which a picture has nothing to compare: it is no copy
-BLOCK = 512  # pictures compared with all others at once
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
@@ -128,7 +128,7 @@ def read_picture(path: Path, name: str) -> Picture | Unreadable:
 def find_picture_copies(pictures: Sequence[Picture], settings: PictureSettings) -> list[Copy]:
     """Which pictures to remove, each for the sake of one that stays: the one with the most pixels, then bytes.
 
-    Every pair of hashes is compared: 2 seconds for 20,000 pictures, 25 times as long for five times as many.
+    Near hashes are found without comparing all pairs (`hamming`), and the same ones.
     """
     if not pictures:
         return []
@@ -145,9 +145,11 @@ def find_picture_copies(pictures: Sequence[Picture], settings: PictureSettings) 
     hashes_N = perceptual_hashes(thumbnails_NTT)
     for turned_NTT in flipped:
         turned_NF = field_vectors(turned_NTT)
-        for one, other in _candidates(perceptual_hashes(turned_NTT), hashes_N, settings.distance):
-            alike = float(turned_NF[one] @ units_NF[other])
-            if alike >= settings.correlation and rank_N[one] != rank_N[other]:
+        turned_N = hashes_N if turned_NTT is thumbnails_NTT else perceptual_hashes(turned_NTT)
+        for ones_P, others_P in near_pairs(turned_N, hashes_N, settings.distance):
+            alike_P = np.einsum("pf,pf->p", turned_NF[ones_P], units_NF[others_P])
+            for place in np.flatnonzero((alike_P >= settings.correlation) & (ones_P != others_P)).tolist():
+                one, other, alike = int(ones_P[place]), int(others_P[place]), float(alike_P[place])
                 worse, stays = (one, other) if rank_N[one] > rank_N[other] else (other, one)
                 near = found.setdefault(worse, {})
                 near[stays] = max(near.get(stays, 0.0), alike)
@@ -169,14 +171,6 @@ def field_vectors(thumbnails_NTT: Floats) -> Floats:
     units: Floats = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     units[flat_N] = 0.0
     return units
-
-
-def _candidates(turned_N: Hashes, hashes_N: Hashes, distance: int) -> Iterator[tuple[int, int]]:
-    """Pairs (picture, other) of which the hash of the first, perhaps mirrored, is near that of the other."""
-    for begin in range(0, len(turned_N), BLOCK):
-        bits = np.bitwise_count(turned_N[begin : begin + BLOCK, None] ^ hashes_N[None, :])
-        ones, others = np.nonzero(bits <= distance)
-        yield from zip((ones + begin).tolist(), others.tolist(), strict=True)
 
 
 def duplicate_rows(pictures: Sequence[Picture], copies: Sequence[Copy]) -> list[dict[str, Any]]:

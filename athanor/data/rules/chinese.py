@@ -205,8 +205,8 @@ class ChineseText:
 
     def repeated_runs(self, width: int) -> float:
         """Share of the words in runs that occurred before."""
-        if self.repeats is not None and width == LONG_RUN and not self.repeats[2]:
-            return 0.0
+        if self.repeats is not None and width == LONG_RUN and self.repeats[2] >= 0:
+            return self.repeats[2] / max(1, self.repeats[0])
         hashes = self.words[0]
         found = runs(hashes, width)
         if not len(found):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from athanor.base.errors import AthanorError
+from athanor.models.language import LanguageModel
 from athanor.training.engines.processes import Processes
 from athanor.training.objective import Scored
 
@@ -28,7 +29,9 @@ class Ddp(Processes):
             raise AthanorError("engine=ddp: the model has no weight that learns", fix="use engine=single")
         # Weights in bf16 give their gradients away after every piece; then every piece's must be exchanged.
         self.waits = all(weight.dtype == torch.float32 for weight in learning)
-        self.module = DistributedDataParallel(scored, gradient_as_bucket_view=True)
+        # XLNet's batches of one text use no segments, and an expert may get no token: DDP must not wait for these.
+        sparse = not isinstance(scored.model, LanguageModel) or scored.model.config.experts is not None
+        self.module = DistributedDataParallel(scored, gradient_as_bucket_view=True, find_unused_parameters=sparse)
         self.module.register_comm_hook(None, add_up)
         return self.module
 

@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from athanor.models.outline import drawn_weights, fill, made_real
 from athanor.models.transformer import Transformer
 from athanor.training.engines.cut import Cut
 from athanor.training.engines.processes import Processes, set_parameter
@@ -25,11 +26,14 @@ class Fsdp2(Processes):
     name = "fsdp2"
 
     def wrap(self, scored: Scored) -> nn.Module:
+        drawn = drawn_weights(scored.model)
         mesh = init_device_mesh(self.device.type, (self.places,))
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32)
         trunks = [module for module in scored.modules() if isinstance(module, Transformer)]
-        self.units: list[nn.Module] = [block for trunk in trunks for block in trunk.blocks]
-        self.units.append(scored)
+        blocks = [block for trunk in trunks for block in trunk.blocks]
+        # A decoder's keys and values of the source are made before its blocks are called: units of their own.
+        self.units: list[nn.Module] = [block.cross.kv for block in blocks if block.cross is not None]
+        self.units += [*blocks, scored]
         self.plain = [type(unit) for unit in self.units]
         for unit in self.units:
             fully_shard(unit, mesh=mesh, mp_policy=exact)
@@ -38,6 +42,8 @@ class Fsdp2(Processes):
             unit.set_force_sum_reduction_for_comms(True)
         for name, weight in scored.model.named_parameters():
             self.cuts[name] = Cut(0, (weight.shape[0],), self.places)
+        made_real(scored, self.device)
+        fill(scored.model, drawn, self.part, self.local)
         return scored
 
     def local(self, weight: Tensor) -> Tensor:
@@ -57,7 +63,8 @@ class Fsdp2(Processes):
     def restore(self, model: nn.Module) -> None:
         for name, weight in list(model.named_parameters()):
             whole = self.whole(name, self.local(weight))
-            set_parameter(model, name, whole.to(self.device if self.first else "meta"), weight.requires_grad)
+            # A model that was divided may have no room on one device: the computer's memory holds it to be written.
+            set_parameter(model, name, whole.to("cpu" if self.first else "meta"), weight.requires_grad)
         for unit, plain in zip(self.units, self.plain, strict=True):
             state = unit._get_fsdp_state()  # torch has no way back of its own
             state._pre_forward_hook_handle.remove()

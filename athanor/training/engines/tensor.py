@@ -20,6 +20,7 @@ from torch.autograd import Function
 from athanor.base.errors import AthanorError
 from athanor.models.attention import Attention, Cache, CrossAttention
 from athanor.models.feedforward import FeedForward
+from athanor.models.outline import drawn_weights, fill, made_real
 from athanor.models.transformer import Transformer
 from athanor.training.engines.cut import Cut
 from athanor.training.engines.processes import Processes, set_parameter
@@ -86,6 +87,7 @@ class Tensors(Processes):
         self.rank, self.world = 0, 1  # all of them compute the whole batch
         self.before: list[tuple[nn.Module, dict[str, Any]]] = []
         self.hooks: list[Any] = []
+        drawn = drawn_weights(scored.model)
         for home, module in scored.model.named_modules():
             for name, linear, kind, cut in self._divisions(module):
                 if type(linear) is not nn.Linear:
@@ -98,6 +100,8 @@ class Tensors(Processes):
         if not self.cuts:
             raise AthanorError("engine=tensor divides Transformers, and the model has no layer of one",
                                fix="use engine=ddp or engine=fsdp2")  # fmt: skip
+        made_real(scored.model, self.device)
+        fill(scored.model, drawn, self.part, lambda weight: weight.detach())
         return scored
 
     def sum(self, numbers: Tensor) -> Tensor:

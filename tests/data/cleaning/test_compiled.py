@@ -14,7 +14,10 @@ from athanor.data.cleaning.compiled import may_change
 from athanor.data.cleaning.language import guess_language, guess_languages
 from athanor.data.cleaning.personal import mask_personal, may_be_personal
 from athanor.data.cleaning.repair import repair_text, repair_texts
+from athanor.data.copies.compiled import run_repeats
 from athanor.data.rules.chinese import (
+    LONG_RUN,
+    RUN,
     ChineseLimits,
     ChineseText,
     chinese_flags,
@@ -38,7 +41,8 @@ REPEATS = ChineseLimits(  # only what repeats is looked at
     minimum_characters=0, han_share=0, common_characters=0, punctuation=(0, 1), stops=0, bare_lines=1,
     repeated_lines=1, repeated_line_characters=1, most_frequent_run=0.1, repeated_runs=0.1,
 )  # fmt: skip
-texts = st.lists(st.one_of(st.sampled_from(PARTS), st.text(max_size=6)), max_size=30).map("".join)
+repeated = st.text("甲乙丙 a。", min_size=8, max_size=30).map(lambda text: text * 3)
+texts = st.lists(st.one_of(repeated, st.sampled_from(PARTS), st.text(max_size=6)), max_size=30).map("".join)
 
 
 def numbers_of(text: ChineseText) -> list[float]:
@@ -60,6 +64,10 @@ def check_counts(documents: list[str]) -> None:
     documents = [without_programs(text) for text in documents]
     for text, counts in zip(documents, chinese_counts(TextBlock.of(documents), chinese_flags()), strict=True):
         assert numbers_of(ChineseText(text, counts)) == numbers_of(ChineseText(text))
+    for text, repeats in zip(documents, run_repeats(TextBlock.of(documents), RUN, LONG_RUN), strict=True):
+        plain, counted = ChineseText(text), ChineseText(text, repeats=repeats)
+        assert plain.repeated_runs(LONG_RUN) == counted.repeated_runs(LONG_RUN)
+        assert plain.most_frequent_run(RUN) == counted.most_frequent_run(RUN)
 
 
 @settings(max_examples=100, deadline=None)
