@@ -36,7 +36,7 @@ STRING, ARRAY = 8, 9
 MOST_TENSORS, MOST_VALUES, MOST_DIMENSIONS = 1_000_000, 100_000, 4
 ENCODED_AT_ONCE = 4_000_000  # numbers
 
-Value = bool | int | float | str | Sequence[str] | Sequence[bool] | Sequence[float] | Sequence[int]
+Value = bool | int | float | str | bytes | Sequence[str] | Sequence[bool] | Sequence[float] | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def _value(value: Value) -> bytes:
         return struct.pack("<iI", PLAIN["u32"][0], value)
     if isinstance(value, float):
         return struct.pack("<if", PLAIN["f32"][0], value)
+    if isinstance(value, bytes):
+        return struct.pack("<iiQ", ARRAY, PLAIN["u8"][0], len(value)) + value
     if isinstance(value, str):
         return struct.pack("<i", STRING) + _string(value)
     if all(isinstance(one, str) for one in value):

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from athanor.base.errors import AthanorError
-from athanor.inference import gguf_pieces
+from athanor.inference import gguf_pieces, gguf_unigram
 from athanor.inference.gguf_pieces import KIND as PIECES_KIND
 from athanor.inference.gguf_pieces import is_pieces, named_differences, pieces_values, read_pieces
 from athanor.tokens.chat import check_vocabulary, completion_start, end_ids, jinja_of, open_template, stored_ends
@@ -59,6 +59,9 @@ def tokenizer_values(folder: Path, vocabulary: int | None) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": adds_beginning(tokenizer, folder), "tokenizer.ggml.add_eos_token": False,
         **({} if jinja is None else {"tokenizer.chat_template": jinja}),
     }  # fmt: skip
+    if gguf_unigram.is_unigram(tokenizer):
+        count = 1 + max(tokenizer.core.get_vocab().values())
+        return gguf_unigram.unigram_values(tokenizer, max(vocabulary or 0, count)) | roles
     if is_pieces(saved):
         count = 1 + max(tokenizer.core.get_vocab().values())
         return pieces_values(tokenizer, saved, max(vocabulary or 0, count)) | roles
@@ -105,7 +108,8 @@ def refuse(folder: Path, what: str) -> NoReturn:
     """Say what llama.cpp would do otherwise."""
     raise AthanorError(
         f"{folder}/tokenizer.json: llama.cpp has no tokenizer like this ({what})",
-        allowed="byte-level BPE, without a normalizer or with NFC; or SentencePiece's BPE as LLaMA has it",
+        allowed="byte-level BPE, without a normalizer or with NFC; or SentencePiece's BPE as LLaMA has it, "
+        "or its unigrams as T5 has them",
         fix="athanor export --to hf",
     )  # fmt: skip
 
@@ -186,6 +190,8 @@ def differences(tokenizer: Tokenizer, values: Mapping[str, Any]) -> str:
     start = completion_start(tokenizer)
     unput = [f"a text without {''.join(spelled(tokenizer, start))} before it, which llama.cpp does not put there"]
     unput = unput if len(start) > 1 else []
+    if values["tokenizer.ggml.model"] == gguf_unigram.KIND:
+        return "; ".join([gguf_unigram.ENDING, *unput, "no other text"])
     if values["tokenizer.ggml.model"] == PIECES_KIND:
         return "; ".join([*named_differences(tokenizer), *unput, "no other text"])
     named = unput if values["tokenizer.ggml.pre"] == BLOOM else [*unput, NEW_LETTERS]  # BLOOM's asks for no letters
@@ -203,6 +209,8 @@ def spelled(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 
 def alike(tokenizer: Tokenizer, values: Mapping[str, Any]) -> Callable[[str], bool]:
     """Tells the fixed texts whose ids are promised to be the same."""
+    if values["tokenizer.ggml.model"] == gguf_unigram.KIND:
+        return gguf_unigram.alike
     if values["tokenizer.ggml.model"] == PIECES_KIND:
         return gguf_pieces.alike(tokenizer)
     normalizer = tokenizer.core.normalizer
@@ -211,6 +219,8 @@ def alike(tokenizer: Tokenizer, values: Mapping[str, Any]) -> Callable[[str], bo
 
 def read_tokenizer(values: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file's values describe, cutting text by llama.cpp's own pattern."""
+    if values["tokenizer.ggml.model"] == gguf_unigram.KIND:
+        return gguf_unigram.read_unigram(values)
     if values["tokenizer.ggml.model"] == PIECES_KIND:
         return read_pieces(values)
     rows = list(zip(values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"], strict=True))

@@ -89,8 +89,8 @@ class Writer:
     def _listed(self) -> str:
         return ", ".join(one.strip("_") for one in self.languages)
 
-    def decoding(self, target: str | None = None) -> Decoding:
-        """How texts begin and end: as the model's files say, but for the language that is named.
+    def decoding(self, target: str | None, source: list[int], language: str | None = None) -> Decoding:
+        """How a text begins and ends: as the model's files say, but for the language that is named.
 
         Raises:
             AthanorError: it is not known with what a text begins.

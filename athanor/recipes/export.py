@@ -21,7 +21,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error, hash_file, sync_file, sync_folder, write_json
 from athanor.base.progress import Progress
 from athanor.base.tables import quantity, size
-from athanor.inference import equivalence
+from athanor.inference import equivalence, gguf_unigram
 from athanor.inference.dequantize import dequantize_checkpoint, is_quantized
 from athanor.inference.ggml import TYPES
 from athanor.inference.gguf import GgufFile
@@ -208,9 +208,10 @@ def to_gguf(source: Source, result: Path, kind: str, licence: str | None, progre
 
 def reader_of(values: Mapping[str, Any], tokenizer: Tokenizer) -> Tokenizer | None:
     """What reads chats as llama.cpp does, where it puts spaces that our tokenizer may not put; None: it puts none."""
-    if values["tokenizer.ggml.model"] != PIECES_KIND:
+    if values["tokenizer.ggml.model"] not in (PIECES_KIND, gguf_unigram.KIND):
         return None
-    return Tokenizer(read_tokenizer(values).core, tokenizer.config)
+    read = read_tokenizer(values)
+    return Tokenizer(read.core, tokenizer.config, pieces=read.pieces)
 
 
 def to_onnx(source: Source, result: Path, kind: str, licence: str | None, progress: Progress) -> dict[str, Any]:

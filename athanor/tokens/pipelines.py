@@ -162,19 +162,20 @@ def from_tiktoken(
 
 def add_frame(core: tokenizers.Tokenizer, name: str, config: Mapping[str, Any], special: Special) -> None:
     """What a class puts around a text for its model ([CLS] … [SEP]); our own `encode` never adds it."""
-    before, after, between = [], [], []
+    before, after, between = [], [], None
     joined = name in ("NllbTokenizer", "MBartTokenizer", "MBart50Tokenizer", "PegasusTokenizer", "MarianTokenizer")
     if name in ("BertTokenizer", "AlbertTokenizer", "DebertaV2Tokenizer"):
         before, after = [special["cls"]], [special["sep"]]
     elif name in ("RobertaTokenizer", "XLMRobertaTokenizer", "CamembertTokenizer"):
         before, after = [special["cls"]], [special["sep"]]
-        between = after
+        between = [*after, *after]
     elif name == "CLIPTokenizer":
         before, after = [special["bos"]], [special["eos"]]
+        between = [*after, *after]
     elif name in ("T5Tokenizer", "PegasusTokenizer", "MarianTokenizer"):
         after = [special["eos"]]
     elif name == "XLNetTokenizer":
-        after = [special["sep"], special["cls"]]
+        after, between = [special["sep"], special["cls"]], [special["sep"]]
     elif name == "M2M100Tokenizer":
         before, after = [f"__{config.get('src_lang') or 'en'}__"], [special["eos"]]
     elif name == "MBart50Tokenizer" or (name == "NllbTokenizer" and not config.get("legacy_behaviour")):
@@ -186,28 +187,31 @@ def add_frame(core: tokenizers.Tokenizer, name: str, config: Mapping[str, Any], 
     else:
         before = [special["bos"]] if config.get("add_bos_token") and "bos" in special else []
         after = [special["eos"]] if config.get("add_eos_token") and "eos" in special else []
-        between = before
+        between = [*after, *before]
     if before or after:
-        frame(core, before, after, between, joined)
+        frame(core, before, after, [] if joined else between)
 
 
 def frame(
-    core: tokenizers.Tokenizer, before: list[str], after: list[str], between: Sequence[str] = (), joined: bool = False
+    core: tokenizers.Tokenizer, before: list[str], after: list[str], between: Sequence[str] | None = None
 ) -> None:
-    """Put tokens before and after a text; of a pair, both have those after it, and some may stand between.
+    """Put tokens before and after a text.
+
+    Args:
+        between: what stands between the texts of a pair; None: those after a text.
 
     Raises:
         AthanorError: the vocabulary has none of these, such as a language that src_lang names.
     """
-    missing = [token for token in (*before, *after, *between) if core.token_to_id(token) is None]
+    inner = after if between is None else between
+    missing = [token for token in (*before, *after, *inner) if core.token_to_id(token) is None]
     if missing:
         raise AthanorError(f"a text stands between {', '.join([*before, *after])}, but there is no token {missing[0]}",
                            fix="name another src_lang in tokenizer_config.json")  # fmt: skip
-    apart = [*after, *between, "$B:1", *[f"{token}:1" for token in after]]
     core.post_processor = processors.TemplateProcessing(
         single=[*before, "$A", *after],
-        pair=[*before, "$A", *(["$B", *after] if joined else apart)],
-        special_tokens=[(token, core.token_to_id(token)) for token in {*before, *after, *between}],
+        pair=[*before, "$A", *inner, "$B:1", *[f"{token}:1" for token in after]],
+        special_tokens=[(token, core.token_to_id(token)) for token in {*before, *after, *inner}],
     )
 
 

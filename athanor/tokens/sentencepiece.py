@@ -125,13 +125,37 @@ def _piece(data: bytes) -> Piece:
 def appended(data: bytes, pieces: Iterable[Piece]) -> bytes:
     """A model file with more pieces behind its own, some of which stand for bytes: messages are joined by writing one
     behind the other."""
-    parts = [data]
-    for piece in pieces:
-        text = piece.text.encode()
-        inner = b"\x0a" + bytes([len(text)]) + text + b"\x15" + struct.pack("<f", piece.score)
-        inner += b"\x18" + bytes([piece.kind])
-        parts.append(b"\x0a" + bytes([len(inner)]) + inner)
-    return b"".join([*parts, b"\x12\x03\x98\x02\x01"])  # trainer_spec.byte_fallback = true
+    return b"".join([data, *map(_piece_bytes, pieces), b"\x12\x03\x98\x02\x01"])  # trainer_spec.byte_fallback = true
+
+
+def unigram_file(pieces: Iterable[Piece], unknown: int, characters: bytes) -> bytes:
+    """A model file of unigrams that puts a space before the text and makes runs of spaces one.
+
+    Args:
+        unknown: place of the piece that stands for what is unknown.
+        characters: see `SentencePieceModel`.
+    """
+    training = b"\x18\x01\xc0\x02" + _number_bytes(unknown)  # model_type = UNIGRAM, unk_id
+    normalising = (b"\x12" + _sized(characters) if characters else b"") + b"\x18\x01\x20\x01"
+    return b"".join([*map(_piece_bytes, pieces), b"\x12" + _sized(training), b"\x1a" + _sized(normalising)])
+
+
+def _piece_bytes(piece: Piece) -> bytes:
+    score = struct.pack("<f", piece.score)
+    return b"\x0a" + _sized(b"\x0a" + _sized(piece.text.encode()) + b"\x15" + score + b"\x18" + bytes([piece.kind]))
+
+
+def _sized(data: bytes) -> bytes:
+    return _number_bytes(len(data)) + data
+
+
+def _number_bytes(number: int) -> bytes:
+    """A number as protocol buffers write it: seven bits to a byte, the lowest first."""
+    parts = []
+    while number >= 128:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -54,7 +54,7 @@ class LoopSettings(Settings):
     # `exclude`: what changes no result is no part of an artifact's name
     engine: EngineName = pydantic.Field(default="single", exclude=True)
     """How training spreads: one process; ddp: the whole model in each; fsdp2: weights divided; tensor: layers divided;
-    deepspeed: gradients and moments divided (ZeRO-2; the extra athanor[deepspeed]).
+    context: rows divided by positions; deepspeed: gradients and moments divided (ZeRO-2; needs athanor[deepspeed]).
     The result is the same within rounding, and a checkpoint of one goes on in any other."""
     processes: int = pydantic.Field(default=1, ge=1, exclude=True)
     """Processes that are started on this machine; under torchrun it says how many."""
@@ -69,7 +69,7 @@ class LoopSettings(Settings):
     def _spreads(self) -> "LoopSettings":
         if self.processes > 1 and self.engine == "single":
             raise ValueError(
-                f"processes={self.processes} needs an engine that spreads: ddp, fsdp2, tensor or deepspeed"
+                f"processes={self.processes} needs an engine that spreads: ddp, fsdp2, tensor, context, deepspeed"
             )
         if self.engine == "deepspeed" and (self.optimizer != "adamw" or self.average is not None):
             given = f"optimizer={self.optimizer}" if self.optimizer != "adamw" else f"average={self.average}"

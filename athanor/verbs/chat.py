@@ -23,7 +23,8 @@ LANGUAGES = {"source": "--from", "target": "--to"}  # mean something for encoder
 
 @click.command(
     epilog='\b\nExample:  athanor chat\n          athanor chat -p "Who are you?"\n'
-    '          athanor chat ~/m2m100_418M --from en --to zh --beams 5 -p "Good morning"'
+    '          athanor chat ~/m2m100_418M --from en --to zh --beams 5 -p "Good morning"\n'
+    "          athanor chat ~/whisper-tiny -p speech.wav"
 )
 @click.argument("model", required=False)
 @click.option(
@@ -37,8 +38,8 @@ LANGUAGES = {"source": "--from", "target": "--to"}  # mean something for encoder
 @click.option("--max-tokens", type=int, help=say("as the model's files say, else 256", "按模型文件，否则 256"))
 @click.option("--seed", type=int)
 @click.option("--beams", type=int, help=say("beam search over so many beginnings; 1: none", "束搜索的束数；1 表示不用"))
-@click.option("--from", "source", metavar="CODE", help=say("language of the text (M2M-100, NLLB)", "源语言"))
-@click.option("--to", "target", metavar="CODE", help=say("language to write (M2M-100, NLLB)", "目标语言"))
+@click.option("--from", "source", metavar="CODE", help=say("language of the text (M2M-100, NLLB, Whisper)", "源语言"))
+@click.option("--to", "target", metavar="CODE", help=say("language to write (M2M-100, NLLB, Whisper)", "目标语言"))
 @store_option
 @json_option
 def command(
@@ -46,7 +47,8 @@ def command(
 ) -> None:
     """Talk to MODEL: a model's or an adapter's name, a checkpoint's folder, or (not given) the newest of the store.
 
-    A model that reads a text and writes another (T5, mT5, M2M-100, NLLB) answers each line by itself.
+    A model that reads a text and writes another (T5, mT5, M2M-100, NLLB) answers each line by itself. Whisper takes
+    each line for the path of a WAV file and writes down what is spoken; --to en puts it into English.
     """
     from athanor.tokens.chat import require_template
 
@@ -90,19 +92,21 @@ def _say_defaults(defaults: Any, how: Mapping[str, Any], beams: int | None) -> N
 def _write_on(
     found: tuple[str, Path], lines: Iterator[str], how: Mapping[str, Any], both: Mapping[str, Any], as_json: bool
 ) -> None:
-    """Have an encoder-decoder write a text for each line."""
+    """Have an encoder-decoder write a text for each line, or for the sound file that the line names."""
+    from athanor.inference.listener import is_speech, open_listener
     from athanor.inference.writer import open_writer
 
     name, folder = found
-    writer = open_writer(folder)
-    decoding = writer.decoding(both["target"])
-    sampling = writer.sampling(decoding, **how)
-    decoding = replace(decoding, beams=writer.defaults.search(both["beams"], sampling))
+    writer: Any = open_listener(folder) if is_speech(folder) else open_writer(folder)
     click.secho(name, dim=True, err=True)
     _say_defaults(writer.defaults, how, both["beams"])
     for line in lines:
         started = time.monotonic()
-        (answer,) = writer.write([writer.source(line, both["source"])], sampling, decoding)
+        source = writer.source(line, both["source"])
+        decoding = writer.decoding(both["target"], source, both["source"])
+        sampling = writer.sampling(decoding, **how)
+        decoding = replace(decoding, beams=writer.defaults.search(both["beams"], sampling))
+        (answer,) = writer.write([source], sampling, decoding)
         seconds = time.monotonic() - started
         if as_json:
             print_json({"question": line, "answer": answer.text, "tokens": len(answer.ids),

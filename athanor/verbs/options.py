@@ -139,7 +139,8 @@ def open_speaker(
 
 
 def encoder_decoder(store: str | None, name: str | None) -> tuple[str, Path] | None:
-    """Name and folder of a model, as `open_speaker` finds it, if it reads a source and writes a text for that."""
+    """Name and folder of a model, as `open_speaker` finds it, if it reads or hears something and writes about it."""
+    from athanor.inference.listener import is_speech
     from athanor.inference.writer import is_encoder_decoder
 
     artifact = None
@@ -149,7 +150,7 @@ def encoder_decoder(store: str | None, name: str | None) -> tuple[str, Path] | N
         place = find_store(store)
         artifact = find_artifact(place, name) if name else latest(place, "model", CHAT_ORDER, or_else="adapter")
         folder = artifact.path
-    if not (folder / "config.json").is_file() or not is_encoder_decoder(folder):
+    if not (folder / "config.json").is_file() or not (is_encoder_decoder(folder) or is_speech(folder)):
         return None
     if artifact is not None:
         artifact.verify()

@@ -2,9 +2,9 @@
 
     python benchmarks/training/peers.py --dtype bfloat16 --nanogpt FOLDER --nanochat FOLDER --litgpt
 
-A step is a batch of 4,096 random tokens, loss, gradient, clipping to 1 and an update of AdamW (nanochat: its own Muon),
-with numbers and settings a user of that trainer would take: autocast to bf16 over fp32 weights, fused AdamW. Every
-network has the same width, layers, heads and vocabulary (GPT-2's blocks for nanoGPT, its own for nanochat; their
+A step is a batch of 4,096 (--tokens) random tokens, loss, gradient, clipping to 1 and an update of AdamW (nanochat: its
+own Muon), with numbers and settings a user of that trainer would take: autocast to bf16 over fp32 weights, fused AdamW.
+Every network has the same width, layers, heads and vocabulary (GPT-2's blocks for nanoGPT, its own for nanochat; their
 feed-forward layers are theirs: 8 D^2 weights, ours 8.25). The clock is CPU time with one thread, wall time with more.
 Prints medians, ratios to ours, the share of the measured peak of matrix products, and the peak memory of each in a
 process of its own.
@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 import athanor  # noqa: F401 - sets how OpenMP's threads wait
+from athanor.base.device import quicken_float32
 from athanor.base.progress import SilentProgress
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
@@ -38,7 +39,6 @@ from athanor.training.run import Run
 from athanor.training.settings import LoopSettings
 from athanor.training.techniques import apply_techniques
 
-TOKENS = 4096
 SHAPES = {  # width, layers, heads, hidden of a gated layer, vocabulary, context
     "small": (256, 6, 4, 704, 8192, 512),
     "110m": (768, 12, 12, 2048, 32000, 512),
@@ -65,18 +65,25 @@ class Contest:
         )  # fmt: skip
         model = LanguageModel(config).initialise(0).to(torch.bfloat16 if self.bf16 else torch.float32)
         batch: list[TokenBatch] = []
-        objective = Objective(lambda step, share, world: batch[0], next_token_loss(config), tokens=TOKENS)
+        objective = Objective(lambda step, share, world: batch[0], next_token_loss(config), tokens=self.args.tokens)
         settings = LoopSettings(
-            steps=10**6, rows=TOKENS // self.context, learning_rate=1e-3, optimizer="adamw", checkpoint_seconds=1e9,
-            compile=compiled,
+            steps=10**6, rows=self.args.tokens // self.context, learning_rate=1e-3, optimizer="adamw",
+            checkpoint_seconds=1e9, compile=compiled,
         )  # fmt: skip
         model = apply_techniques(model, settings)
         run = Run(model, objective, settings, Path(tempfile.mkdtemp()), SilentProgress(), Engine())
+        products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+        theirs = products.fp32_precision
+        quicken_float32.cache_clear()  # it sets what it finds once
+        quicken_float32()
+        own, products.fp32_precision = products.fp32_precision, theirs
 
         def step(ids: torch.Tensor) -> None:
             targets = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], dim=1)
             batch[:] = [TokenBatch(ids, targets, None)]
+            products.fp32_precision = own  # what a run of ours sets for its process; the others go without
             take_step(run)
+            products.fp32_precision = theirs
 
         return step
 
@@ -227,7 +234,7 @@ def measure(contest: Contest, names: list[str], rounds: int) -> dict[str, list[f
     steps = {name: contest.all()[name]() for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 2):
-        ids = torch.randint(0, contest.vocabulary, (TOKENS // contest.context, contest.context))
+        ids = torch.randint(0, contest.vocabulary, (contest.args.tokens // contest.context, contest.context))
         for name, step in steps.items():
             start = clock()
             step(ids)
@@ -247,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="small")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--tokens", type=int, default=4096, help="in one step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", action="store_true", help="also everybody compiled (a minute each, first)")
@@ -273,9 +281,9 @@ def main() -> None:
     for name, spent in times.items():
         middle = statistics.median(spent)
         ratio = statistics.median(b / a for a, b in zip(times["ours"], spent, strict=True))
-        share = contest.multiply_adds() * TOKENS / middle / best
+        share = contest.multiply_adds() * args.tokens / middle / best
         print(
-            f"{name:20} {TOKENS / middle:7.0f} tok/s  ours is {ratio:5.2f} times as fast  "
+            f"{name:20} {args.tokens / middle:7.0f} tok/s  ours is {ratio:5.2f} times as fast  "
             f"{100 * share:3.0f} % of the products' peak  {memory_of(name):6.0f} MB"
         )
 

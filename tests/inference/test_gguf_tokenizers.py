@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,19 @@ def glm4(folder: Path) -> None:
     )  # fmt: skip
 
 
+def unigram(folder: Path, size: int = 700, **more: object) -> None:
+    """SentencePiece's unigrams with its usual table of characters, taken as they are, whatever the model."""
+    makers.sentencepiece(
+        folder, "tokenizer.model", vocab_size=size, model_type="unigram", hard_vocab_limit=False,
+        character_coverage=0.99, **more,
+    )  # fmt: skip
+    Tokenizer.load(folder).save(folder)
+
+
 CASES: dict[str, tuple[Callable[[Path], None], str, str | None]] = {  # name: files, shape of network, family
     "llama": (makers.plain_llama, "llama", None), "bloom": (makers.bloom, "bloom", None),
     "cohere": (makers.cohere, "cohere", None), "chatglm3": (makers.chatglm3, "chatglm", "chatglm2"),
-    "glm4": (glm4, "chatglm", "glm"),
+    "glm4": (glm4, "chatglm", "glm"), "unigram": (unigram, "llama", None),
 }  # fmt: skip
 
 
@@ -120,7 +130,10 @@ def dropping(folder: Path) -> None:
 
 @pytest.mark.parametrize(("make", "said"), [
     (fewer_merges, "llama.cpp joins"), (other_order, "in the order of what they make"), (folded, "in another way"),
-    (first_only, "legacy: false"), (dropping, "changes characters or drops spaces"),
+    (partial(unigram, size=900, byte_fallback=True), "no bytes to fall back on"),
+    (partial(unigram, remove_extra_whitespaces=False), "keep runs of spaces"),
+    (partial(unigram, user_defined_symbols=["<n>"]), "symbols of the model's own"), (first_only, "legacy: false"),
+    (dropping, "changes characters or drops spaces"),
 ])  # fmt: skip
 def test_what_llama_cpp_would_cut_otherwise_is_refused(make: Callable[[Path], None], said: str, tmp_path: Path) -> None:
     make(tmp_path)

@@ -145,6 +145,15 @@ def test_both_sides_of_an_encoder_decoder_are_those_of_the_network(name: str, tm
         assert difference(graph, session)["max_difference"] < 1e-4
     encoder = graphs[0]
     assert set(sessions[0].inputs) == set(encoder.inputs) and set(sessions[1].inputs) == set(graphs[1].inputs)
+    if "attention_mask" in encoder.inputs:  # what is padded, through both graphs, beside the network itself
+        source_BS, seen_BS = (encoder.trials[1][key] for key in ("input_ids", "attention_mask"))
+        ids_BT = graphs[1].trials[1]["input_ids"]
+        assert not bool(seen_BS.all())
+        (hidden_BSD,) = sessions[0](encoder.trials[1]).values()
+        found = sessions[1](dict(zip(graphs[1].inputs, (ids_BT, hidden_BSD, seen_BS), strict=True)))["logits"]
+        with torch.no_grad():
+            expected = model(source_BS, ids_BT, seen_BS=seen_BS.bool())
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     decoding, told = Decoding(start=(2,), ends=(3, 20, 33)), Sampling(max_tokens=12)
     for given in encoder.trials:
         source = next(iter(given.values()))[0]

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
 }
 BY_DISTANCE = {"alibi": {"position": "alibi"}, "buckets": {"position": "buckets", "buckets": 8, "farthest": 16}}
+BY_POSITION = ("adamw", "muon", "recompute", "half")  # what context parallelism is tried with; experts it refuses
 STOP = 5
 
 
@@ -69,10 +70,14 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, variant in VARIANTS.items():
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
         cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ENGINES]
+    for name in BY_POSITION:
+        cases.append({"engine": "context", "where": f"{name}-context", **VARIANTS[name]})
+    cases.append({"engine": "context", "where": "muon-context-then-fsdp2", "stop": STOP, **VARIANTS["muon"]})
+    cases.append({"engine": "fsdp2", "where": "muon-context-then-fsdp2", **VARIANTS["muon"]})
     for name, config in BY_DISTANCE.items():
         variant = {"settings": {"optimizer": "adamw"}, "config": config}
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
-        cases.append({"engine": "tensor", "where": f"{name}-tensor", **variant})
+        cases += [{"engine": engine, "where": f"{name}-{engine}", **variant} for engine in ("tensor", "context")]
     for engine in ENGINES:
         for name in ("adamw", "muon"):
             run_case({"where": f"{name}-single-then-{engine}", "stop": STOP, **VARIANTS[name]}, folder, Engine())
@@ -133,7 +138,15 @@ def test_a_process_grows_by_its_part_of_a_network_whose_weights_it_never_holds_t
 
 @pytest.mark.parametrize("name", BY_DISTANCE)
 def test_scores_by_distance_are_divided_by_heads(name: str, matrix: Path) -> None:
-    agree(matrix, f"{name}-tensor", f"{name}-single")
+    for engine in ("tensor", "context"):
+        agree(matrix, f"{name}-{engine}", f"{name}-single")
+
+
+@pytest.mark.parametrize("name", BY_POSITION)
+def test_rows_divided_by_positions_walk_the_curve_of_one(name: str, matrix: Path) -> None:
+    agree(matrix, f"{name}-context", f"{name}-single")
+    if name == "muon":
+        agree(matrix, "muon-context-then-fsdp2", "muon-single")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`athanor chat` with models that read a text and write another: the texts of `transformers`, settings of files."""
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from athanor.inference.defaults import read_defaults
+from athanor.inference.listener import read_sound
+from athanor.models.speech import log_mel
 from athanor.tokens.tokenizer import Tokenizer
 from tests.tokens import makers
 from tests.verbs.conftest import Verb
@@ -20,7 +23,8 @@ LINES = ("the cat sat on the mat", "你好，世界", "it's 12 dogs")
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 has ties, which the two break in different ways."""
-    monkeypatch.setattr("athanor.inference.writer.fast_dtype", lambda place: torch.float32)
+    for name in ("writer", "listener"):
+        monkeypatch.setattr(f"athanor.inference.{name}.fast_dtype", lambda place: torch.float32)
 
 
 def saved(folder: Path, network: Any, **generation: Any) -> tuple[Any, Any]:
@@ -109,6 +113,67 @@ def test_a_translator_is_imported_and_leaves_again(
     assert theirs_again.generation_config.num_beams == 3
     tokenizer.src_lang = "en"
     assert theirs(theirs_again, tokenizer, LINES[0], forced_bos_token_id=tokenizer.get_lang_id("fr")) == said.strip()
+
+
+@pytest.fixture
+def whisper(tmp_path: Path) -> tuple[Path, Any, Any]:
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    makers.whisper(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    marks = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+             for name in ("startoftranscript", "en", "zh", "transcribe", "notimestamps", "endoftext")}  # fmt: skip
+    sides = {f"{side}_{part}": size for side in ("encoder", "decoder")
+             for part, size in (("layers", 1), ("ffn_dim", 48), ("attention_heads", 4))}  # fmt: skip
+    ends = {"eos_token_id": marks["endoftext"], "decoder_start_token_id": marks["startoftranscript"]}
+    config = transformers.WhisperConfig(
+        vocab_size=len(tokenizer), d_model=32, num_mel_bins=8, max_source_positions=50, max_target_positions=24,
+        pad_token_id=marks["endoftext"], bos_token_id=marks["endoftext"], **ends, **sides,
+    )  # fmt: skip
+    network, _ = saved(
+        folder, transformers.WhisperForConditionalGeneration(config), is_multilingual=True, max_length=20, **ends,
+        suppress_tokens=[5, 6], begin_suppress_tokens=[7], no_timestamps_token_id=marks["notimestamps"],
+        lang_to_id={"<|en|>": marks["en"], "<|zh|>": marks["zh"]}, task_to_id={"transcribe": marks["transcribe"]},
+    )  # fmt: skip
+    return folder, network, tokenizer
+
+
+def write_sound(path: Path, rate: int, seconds: float = 0.9, width: int = 2, channels: int = 1) -> None:
+    """Two tones that swell."""
+    time = torch.arange(int(rate * seconds)) / rate
+    sound = (torch.sin(2764 * time) + torch.sin(7540 * time)) * time / 4
+    numbers = (sound * (2 ** (8 * width - 1) - 1)).round().long() + (128 if width == 1 else 0)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, width, rate, 0, "NONE", ""))
+        file.writeframes(b"".join(int(one).to_bytes(width, "little", signed=width > 1) * channels for one in numbers))
+
+
+def test_whisper_writes_down_a_sound_file(whisper: tuple[Path, Any, Any], verb: Verb, tmp_path: Path) -> None:
+    folder, network, tokenizer = whisper
+    write_sound(tmp_path / "a.wav", 16_000)
+    frames = log_mel(read_sound(tmp_path / "a.wav")[None], 8, 100)
+    for words, how in ((["--from", "zh"], {"language": "zh"}), (["--from", "en"], {"language": "en"}), ([], {})):
+        found = verb("chat", folder, "-p", tmp_path / "a.wav", "--max-tokens", 12, *words)
+        written = network.generate(frames, task="transcribe", max_new_tokens=12, **how)[0]
+        assert found.strip() == tokenizer.decode(written, skip_special_tokens=True).strip(), words
+        assert found.strip()
+    assert "no language 'fr'" in verb("chat", folder, "--from", "fr", "-p", tmp_path / "a.wav", code=2)
+    write_sound(tmp_path / "long.wav", 16_000, 1.2)
+    assert "lasts 1.2 seconds" in verb("chat", folder, "-p", tmp_path / "long.wav", code=2)
+    (tmp_path / "b.wav").write_bytes(b"RIFFxxxx")
+    assert "cannot be read as sound" in verb("chat", folder, "-p", tmp_path / "b.wav", code=2)
+
+
+@pytest.mark.parametrize(("rate", "width", "channels"), [(8_000, 1, 2), (44_100, 3, 1), (16_000, 4, 2)])
+def test_sounds_of_any_rate_and_width_are_the_same_sound(
+    rate: int, width: int, channels: int, tmp_path: Path
+) -> None:  # fmt: skip
+    write_sound(tmp_path / "a.wav", 16_000)
+    write_sound(tmp_path / "b.wav", rate, width=width, channels=channels)
+    one, other = read_sound(tmp_path / "a.wav"), read_sound(tmp_path / "b.wav")
+    inner = slice(800, -800)  # the ends of a spectrum's sound meet
+    assert len(one) == len(other)
+    assert (one[inner] - other[inner]).abs().max() < (0.02 if width == 1 else 0.01)
 
 
 def test_settings_of_the_file_stand_below_the_users(t5: tuple[Path, Any, Any]) -> None:

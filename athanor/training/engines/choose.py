@@ -4,7 +4,7 @@ from typing import Literal
 
 from athanor.training.engines.engine import Engine
 
-EngineName = Literal["single", "ddp", "fsdp2", "tensor", "deepspeed"]
+EngineName = Literal["single", "ddp", "fsdp2", "tensor", "context", "deepspeed"]
 
 
 def open_engine(name: EngineName) -> Engine:
@@ -25,6 +25,10 @@ def open_engine(name: EngineName) -> Engine:
         from athanor.training.engines.tensor import Tensors
 
         return Tensors()
+    if name == "context":
+        from athanor.training.engines.context import Context
+
+        return Context()
     if name == "deepspeed":
         from athanor.training.engines.deepspeed import Deepspeed
 
