@@ -2,14 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+import torch
+from torch import nn
 
 from athanor.base.device import matmul_flops, pick_device, set_threads
 from athanor.base.machines import PROCESSOR_SHARE
+from athanor.data.examples import ExampleSettings
+from athanor.data.instruct.lessons import files_of, rows_of
 from athanor.data.reading.read import ReadSettings, source_bytes
-from athanor.models.shapes import count_parameters, flops_per_token, training_memory
+from athanor.models.seq2seq import EncoderDecoder
+from athanor.models.shapes import flops_per_token, kept_per_token
+from athanor.models.transformer import Transformer
 from athanor.recipes.runner import PlannedStep
-from athanor.training.pretrain import PretrainSettings, network
+from athanor.training.corpus import row_flops
+from athanor.training.networks import PretrainSettings, unfilled
+from athanor.training.seq2seq import fresh_config
 from athanor.training.sft import FinetuneSettings
 
 # Rates measured on two cores of a 2024 server processor; a slower machine takes longer in proportion.
@@ -77,9 +87,12 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     steps = {}
     for planned in plan:
         known = reached[planned.artifact]
-        steps[planned.name] = _estimate(planned.settings, planned.do, known, shape, vocabulary, peak, conversations)
-    parameters = count_parameters(network(shape, vocabulary)) if isinstance(shape, PretrainSettings) else 0
-    tokens = sum(_tokens(one, shape) for one in settings.values())
+        if planned.do in ("classify", "seq2seq"):
+            steps[planned.name] = learning_examples(planned, plan, shape, vocabulary, peak)
+        else:
+            steps[planned.name] = _estimate(planned.settings, planned.do, known, shape, vocabulary, peak, conversations)
+    parameters = max((one.parameters for one in steps.values()), default=0)
+    tokens = sum(one.tokens for one in steps.values())
     read_tokens = _tokens(shape, shape)
     return Forecast(
         parameters=parameters, tokens=tokens, epochs=read_tokens * TOKEN_BYTES / max(text, 1),
@@ -118,14 +131,77 @@ def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: f
 
 
 def _training(one: Any, shape: PretrainSettings, vocabulary: int, peak: float, conversations: int) -> Estimate:
-    config = network(shape, vocabulary)
-    tokens = _tokens(one, shape)
-    flops = float(flops_per_token(config, shape.context)) * tokens
     rows = one.rows + getattr(one, "document_rows", 0)
-    memory = training_memory(config, rows=rows, context=shape.context, number_bytes=4 if one.dtype == "float32" else 2)
-    seconds = 2 + flops / (peak * PROCESSOR_SHARE[one.dtype])
-    needed = PROGRAM_MEMORY + memory.total + CONVERSATION_MEMORY * conversations
-    return Estimate(seconds, needed, flops, count_parameters(config), tokens)
+    with torch.device("meta"):
+        model = unfilled(one if isinstance(one, PretrainSettings) else shape, vocabulary)
+    if isinstance(one, PretrainSettings):
+        objectives = [one.model_copy(update={"objective": name}) for name in (one.objective, *one.beside)]
+        flops = float(sum(row_flops(objective, model) for objective in objectives)) * rows * one.steps
+    else:
+        flops = row_flops(shape, model) * rows * one.steps
+    more = CONVERSATION_MEMORY * conversations
+    return _trained(one, model, flops, rows, shape.context, _tokens(one, shape), peak, more)
+
+
+def _trained(
+    one: Any, model: nn.Module, flops: float, rows: int, length: int, tokens: int, peak: float, more: int = 0
+) -> Estimate:
+    """What training a network takes: its weights counted one by one, activations of each of its trunks."""
+    count, number = sum(weight.numel() for weight in model.parameters()), 4 if one.dtype == "float32" else 2
+    trunks = [module.config for module in model.modules() if isinstance(module, Transformer)]
+    trunks = trunks or [model.config.trunk]  # XLNet's has layers of its own
+    kept = (
+        max(1, rows // one.accumulate)
+        * length
+        * sum(trunk.layers * kept_per_token(trunk, length) + 3 * trunk.width for trunk in trunks)
+    )
+    head = max(weight.numel() for weight in model.parameters())
+    memory = PROGRAM_MEMORY + count * (2 * number + 12) + (kept + head) * number + more
+    return Estimate(2 + flops / (peak * PROCESSOR_SHARE[one.dtype]), memory, flops, count, tokens)
+
+
+def learning_examples(
+    planned: PlannedStep, plan: Sequence[PlannedStep], shape: Any, vocabulary: int, peak: float
+) -> Estimate:
+    """What learning from labelled examples or pairs takes, by the length of the first of them.
+
+    A parent model that is made elsewhere is not known: then only the program's memory is.
+    """
+    one, made = planned.settings, {other.artifact: other.settings for other in plan}
+    parents = [made.get(parent) for parent in planned.parents.values()]
+    tasks = [parent for parent in parents if isinstance(parent, ExampleSettings)]
+    lengths = [example_tokens(task) for task in tasks]
+    with torch.device("meta"):
+        if planned.do == "seq2seq" and one.layers is not None:
+            model: Any = EncoderDecoder(fresh_config(one, vocabulary, 0))
+        elif isinstance(shape, PretrainSettings) and vocabulary:
+            model = unfilled(shape, vocabulary)
+        else:
+            return Estimate(1, PROGRAM_MEMORY)
+    tokens = one.steps * one.rows * sum(lengths)
+    if isinstance(model, EncoderDecoder):  # half of a pair is read, half is written
+        half = max(1, round(max(lengths) / 2))
+        each = flops_per_token(model.config.encoder, half) + flops_per_token(model.config.decoder, half)
+        return _trained(one, model, tokens / 2 * each, one.rows * len(tasks), half, tokens, peak)
+    length = min(max(lengths), model.config.max_positions)
+    flops = float(flops_per_token(model.config, length)) * tokens
+    return _trained(one, model, flops, one.rows, length, tokens, peak)
+
+
+SAMPLED = 200  # examples whose length is looked at
+
+
+def example_tokens(task: ExampleSettings) -> int:
+    """Tokens of an example as it is read, about: similarity reads both orders, a choice its beginning every time."""
+    lengths = []
+    for _, row in islice((pair for path in files_of(task.path) for pair in rows_of(path)), SAMPLED):
+        row = row or {}
+        texts = [str(row.get(name) or "") for name in (task.text, task.second, task.target) if name]
+        size = sum(len(text.encode()) for text in texts)
+        endings = row.get(task.choices or "") or ()
+        size = size * max(1, len(endings)) + sum(len(str(ending).encode()) for ending in endings)
+        lengths.append(size * (2 if task.form == "similarity" else 1) / TOKEN_BYTES)
+    return max(4, round(sum(lengths) / max(1, len(lengths))))
 
 
 def _tokens(one: Any, shape: Any) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from athanor.base.records import read_records
-from athanor.base.tables import text_table
+from athanor.base.tables import duration, size, text_table
 from athanor.base.words import say
 from athanor.recipes.report import PAGE
 from athanor.store.artifact import Artifact, Store
@@ -31,6 +31,25 @@ def show_end(made: Mapping[str, Artifact], store: Store, stream: TextIO) -> None
         ("athanor lineage", say("what was made of what", "产物的来历")),
     ):
         print(f"  {command:<58} {meaning}", file=stream)
+
+
+def show_cost(made: Mapping[str, Artifact], stream: TextIO) -> None:
+    """Print what each training was estimated to take, and what it took; nothing where nothing was estimated."""
+    rows = []
+    for name, artifact in made.items():
+        planned, measured = artifact.record.get("expected") or {}, artifact.measurements
+        if not planned.get("flops") or "train_flops" not in measured:
+            continue
+        rows.append([
+            name, duration(planned["seconds"]), duration(measured["seconds"]),
+            size(planned["memory"]), size(measured["peak_memory"]),
+            f"{planned['flops']:.3g}", f"{measured['train_flops']:.3g}" if measured["train_flops"] else "–",
+        ])  # fmt: skip
+    if rows:
+        header = [say("training", "训练"), say("time planned", "预计用时"), say("took", "实际"),
+                  say("memory planned", "预计内存"), say("peak", "峰值"), say("FLOPs planned", "预计 FLOPs"),
+                  say("measured", "实测")]  # fmt: skip
+        print("\n" + text_table(header, rows), file=stream)
 
 
 def draw_curve(title: str, model: Artifact) -> str:

@@ -34,6 +34,7 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     "prompts": ("next_token", "blank_infilling"),
 }
 DIVIDING = ("fsdp2", "tensor")  # engines whose processes hold a part of every matrix
+SIDED = ("permutation", "span_corruption")  # networks that are no single Transformer over a row
 BESIDE: dict[ObjectiveName, tuple[ObjectiveName, ...]] = {  # whose network can be read the other way, too
     "blank_infilling": ("next_token",),
 }
@@ -101,6 +102,9 @@ class PretrainSettings(NextTokenSettings):
                     f"engine=tensor cannot divide {name}={number} among processes={self.processes}: "
                     "choose a number that does, or engine=fsdp2"
                 )
+        if self.engine == "context" and (self.experts is not None or self.objective in SIDED):
+            what = "experts" if self.experts is not None else f"objective: {self.objective}"
+            raise ValueError(f"engine=context cannot divide rows with {what}: use engine=ddp or fsdp2")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -137,6 +141,11 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
     Raises:
         AthanorError: see `network`.
     """
+    return unfilled(settings, vocabulary).initialise(settings.seed)
+
+
+def unfilled(settings: PretrainSettings, vocabulary: int) -> Any:
+    """The network before its weights are drawn."""
     trunk = network(settings, vocabulary)
     model: nn.Module
     if settings.objective == "masked":
@@ -149,7 +158,7 @@ def build(settings: PretrainSettings, vocabulary: int) -> Any:
     else:
         with outline() if settings.engine in DIVIDING else nullcontext():
             model = LanguageModel(trunk)
-    return model.initialise(settings.seed)
+    return model
 
 
 LAYER_NORM = {"norm": "layer", "bias_qkv": True, "bias_out": True, "bias_mlp": True}

@@ -16,6 +16,7 @@ from athanor.data.packing.batches import Numbers, Rows
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_network
 from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
+from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact, several
 from athanor.tokens.chat import special_ids
 from athanor.tokens.extend import extend
@@ -87,7 +88,7 @@ def seq2seq(
         what = f"weights of {min(unknown)!r}" if unknown else "compare_every with one task"
         raise AthanorError(f"seq2seq: {what}", allowed=f"the tasks are {', '.join(tasks)}")
     model = prepare(model, settings.dtype, settings)
-    objective = objective_of(settings, tasks, next(model.parameters()).device)
+    objective = objective_of(settings, tasks, model.config, next(model.parameters()).device)
     clock = time.monotonic()
     history = train(model, objective, settings, folder / RESUME, progress, "learning pairs")
     seconds = time.monotonic() - clock
@@ -131,18 +132,27 @@ def opened(
     missing = [name for name in dict.fromkeys(LANGUAGE.format(one) for one in spoken) if name not in tokenizer.special]
     if missing:
         tokenizer, _ = extend(tokenizer, special=missing)
+    config = fresh_config(settings, 1 + max(tokenizer.core.get_vocab().values()), _padding(tokenizer))
+    return tokenizer, EncoderDecoder(config).initialise(settings.seed)
+
+
+def fresh_config(settings: Seq2SeqSettings, vocabulary: int, padding: int) -> EncoderDecoderConfig:
+    """The network of M2M-100's family that the settings describe.
+
+    Raises:
+        AthanorError: the numbers cannot form one.
+    """
     try:
         encoder = TransformerConfig(
-            **shape, causal=False, position="none", max_positions=settings.context + 2, norm="layer", norm_eps=1e-5,
-            mlp="relu", bias_qkv=True, bias_out=True, bias_mlp=True,
+            layers=settings.layers, width=settings.width, heads=settings.heads, hidden=settings.hidden, causal=False,
+            position="none", max_positions=settings.context + 2, norm="layer", norm_eps=1e-5, mlp="relu",
+            bias_qkv=True, bias_out=True, bias_mlp=True,
         )  # fmt: skip
-        config = EncoderDecoderConfig(
-            encoder=encoder, vocabulary=1 + max(tokenizer.core.get_vocab().values()), tied=True, scale_embedding=True,
-            padding=_padding(tokenizer), scale_head=False,
-        )  # fmt: skip
+        return EncoderDecoderConfig(
+            encoder=encoder, vocabulary=vocabulary, tied=True, scale_embedding=True, padding=padding, scale_head=False
+        )
     except ValueError as problem:
         raise AthanorError(f"seq2seq: {problem}") from problem
-    return tokenizer, EncoderDecoder(config).initialise(settings.seed)
 
 
 def _languages(examples: Artifact) -> list[str]:
@@ -192,7 +202,17 @@ def _pair(
     return pair_of(*(ids[: settings.context] for ids in texts), signs)
 
 
-def objective_of(settings: Seq2SeqSettings, tasks: Mapping[str, Pairs], device: torch.device) -> Objective:
+def row_flops(task: Pairs, config: EncoderDecoderConfig) -> float:
+    """FLOPs to train on one pair of a task, at its mean lengths."""
+    read, written = (max(1, round(sum(map(len, side)) / len(side))) for side in zip(*task.rows, strict=True))
+    return float(
+        read * flops_per_token(config.encoder, read) + written * flops_per_token(config.decoder, written)
+    )  # fmt: skip
+
+
+def objective_of(
+    settings: Seq2SeqSettings, tasks: Mapping[str, Pairs], config: EncoderDecoderConfig, device: torch.device
+) -> Objective:  # fmt: skip
     """What the loop needs: of one task its loss, of several all of theirs in one batch."""
     loss = sequence_loss(settings.label_smoothing, settings.z_loss)
     orders = {name: Rows(len(task.learnt), settings.rows, settings.seed) for name, task in tasks.items()}
@@ -218,6 +238,7 @@ def objective_of(settings: Seq2SeqSettings, tasks: Mapping[str, Pairs], device: 
         batch=mixed_batch(one_by_one, settings.compare_every) if len(tasks) > 1 else alone.batch,
         loss=mixed_loss(one_by_one) if len(tasks) > 1 else alone.loss,
         tokens=round(settings.rows * mean), sources=sources,
+        flops=settings.rows * sum(row_flops(task, config) for task in tasks.values()),
         watch=None if settings.watch_every is None else lambda model: look(model, tasks),
     )  # fmt: skip
 

@@ -45,3 +45,16 @@ def test_objectives_that_need_another_network_are_not_learnt_together() -> None:
 def test_conversations_alone_have_nothing_to_be_compared_with() -> None:
     with pytest.raises(ValidationError, match="set document_rows"):
         FinetuneSettings(steps=1, rows=1, learning_rate=0.1, compare_every=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"engine": "tensor", "processes": 2, "heads": 3, "width": 96}, "cannot divide heads=3"),
+        ({"engine": "context", "objective": "span_corruption"}, "cannot divide rows with objective: span_corruption"),
+        ({"engine": "context", "experts": 4, "experts_per_token": 2}, "cannot divide rows with experts"),
+    ],
+)
+def test_what_an_engine_cannot_divide_is_refused_with_the_settings(more: dict[str, object], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        settings_of(str(more.pop("objective", "next_token")), **more)
