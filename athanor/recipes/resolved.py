@@ -13,13 +13,17 @@ from athanor.recipes.runner import PlannedStep
 
 
 def until_step(recipe: Recipe, last: str | None) -> Recipe:
-    """The recipe up to and with the step `last`."""
+    """The step `last` with all that it is made from; None: the whole recipe."""
     names = [step.name for step in recipe.steps]
     if last is None:
         return recipe
     if last not in names:
         raise AthanorError(f"--until {last}: no such step", allowed=", ".join(names), fix=nearest(last, names))
-    return replace(recipe, steps=recipe.steps[: names.index(last) + 1])
+    needed = {last}
+    for step in reversed(recipe.steps):  # parents stand before their children
+        if step.name in needed:
+            needed.update(step.parents.values())
+    return replace(recipe, steps=tuple(step for step in recipe.steps if step.name in needed))
 
 
 def describe_plan(recipe: Recipe, plan: Sequence[PlannedStep]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from athanor.verbs.options import json_option, print_json, store_option, workers
 @click.argument("overrides", nargs=-1, metavar="[STEP.KEY=VALUE]...")
 @click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
 @click.option("--dry-run", is_flag=True, help=say("print the resolved recipe and stop", "只打印解析后的配方"))
-@click.option("--until", metavar="STEP", help=say("stop after this step", "运行到这一步为止"))
+@click.option(
+    "--until", metavar="STEP", help=say("only this step and what it is made from", "只运行此步骤及其所需的步骤")
+)
 @workers_options
 @store_option
 @json_option

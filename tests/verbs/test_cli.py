@@ -89,6 +89,11 @@ def test_a_dry_run_prints_a_recipe_that_runs_the_same(tmp_path: Path) -> None:
     assert len(names[0]) == 11
 
 
+def test_until_a_step_makes_what_it_needs_and_nothing_beside(tmp_path: Path) -> None:
+    shown = athanor_here("run", "objectives", "--until", "masked", "--dry-run", "--json", store=tmp_path).stdout
+    assert list(json.loads(shown)["steps"]) == ["data", "clean", "tokenizer", "pack", "masked"]
+
+
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("extends: quickstart\nseed: 3\nsteps:\n  pretrain: {steps: 7}\n")
     plan = json.loads(athanor_here("run", str(tmp_path / "mine.yaml"), "--dry-run", "--json", store=tmp_path).stdout)
