@@ -235,8 +235,8 @@ CHANGES = (
         "models/kernels.py",
         "return F.rms_norm(x, weight.shape, weight, eps)",
         "return F.rms_norm(x, weight.shape, weight, 1e-6)",
-        FAMILIES,
-        "llama",
+        KERNELS,
+        "rms_norm",
     ),
     Change(
         "the gradient of the norm forgets the mean",
