@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.base import native
+from athanor.base.errors import AthanorError
 from athanor.base.textblock import TextBlock
 from athanor.base.workers import ALONE, current
 from athanor.data.copies import compiled
@@ -40,6 +41,7 @@ WANTED_MISS = 2e-3  # of pairs exactly at the threshold
 SORT_BYTES = 1 << 30  # of memory for sorting one band
 SORTED_BYTES = 32  # of memory per key while it is sorted
 READ_KEYS = 1 << 14  # keys of a band read at once
+MOST_DOCUMENTS = 1 << 32  # a rank has four bytes
 COUNTED = 1 << 20  # entries counted at once
 WAITING_BYTES = 16 << 20  # of keys that wait in memory until they are written
 Keys = NDArray[np.uint32]
@@ -218,7 +220,16 @@ def shared_bands(keys: BandKeys, ranks_D: Places, sort_bytes: int = SORT_BYTES) 
         keys: of all documents.
         ranks_D: each document's rank, a permutation of 0 to D - 1: the copy of lower rank stays.
         sort_bytes: memory for sorting, of each worker; the result does not depend on it.
+
+    Raises:
+        AthanorError: more documents than four bytes can number.
     """
+    if keys.documents > MOST_DOCUMENTS:
+        raise AthanorError(
+            f"near copies among {keys.documents:,} documents",
+            allowed=f"up to {MOST_DOCUMENTS:,} in one step",
+            fix="clean the sources in several steps",
+        )
     passes = max(1, -(-keys.documents * SORTED_BYTES // sort_bytes))
     limits = [(1 << 32) * step // passes for step in range(passes + 1)]
     expected = -(-keys.documents // passes)

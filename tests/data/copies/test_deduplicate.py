@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from athanor.base.errors import AthanorError
 from athanor.base.workers import Workers, using
 from athanor.data.copies import deduplicate, minhash
 from athanor.data.copies.byteshingles import hash_runs
@@ -254,6 +255,12 @@ def test_keys_and_sets_on_disk_change_nothing(tmp_path, monkeypatch, waiting):
     with using(Workers(2)):
         assert find_all(tmp_path / "workers", texts)[0] == whole
     assert (tmp_path / "workers" / "ranks.bin").stat().st_size == 4 * len(texts)
+
+
+def test_more_documents_than_ranks_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(minhash, "MOST_DOCUMENTS", 2)
+    with pytest.raises(AthanorError, match="among 3 documents"):
+        find(["a b c", "d e f", "g h i"], 0.7, tmp_path)
 
 
 def test_memory_per_document_is_what_is_stated(tmp_path, monkeypatch):
