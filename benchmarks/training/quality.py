@@ -339,13 +339,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("curves.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    kept = args.cache and args.cache / f"{args.corpus.name}-{args.vocabulary}-{args.held_tokens}.pt"
+    kept = args.cache and args.cache / f"{args.corpus.name}-{args.vocabulary}-{args.held_tokens}.npz"
     if kept and kept.exists():
-        text = Text(*torch.load(kept, weights_only=False))
+        with np.load(kept) as file:
+            text = Text(file["train"], torch.from_numpy(file["held"]), *file["numbers"].tolist())
     else:
         text = read_text(args.corpus, args.vocabulary, args.held_tokens)
         if kept:
-            torch.save(tuple(text), kept)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(kept, train=text.train, held=text.held.numpy(), numbers=[text.held_bytes, text.vocabulary])
     print(f"{len(text.train):,} tokens; held out: {len(text.held):,} tokens, {text.held_bytes:,} bytes", flush=True)
     for name in args.who:
         found = measure(name, args, text)
