@@ -17,10 +17,10 @@ from athanor.base.device import fast_dtype, pick_device, set_threads
 from athanor.base.errors import AthanorError
 from athanor.inference.defaults import Defaults, read_defaults
 from athanor.inference.generate import Completion
+from athanor.inference.quantize import read_family
 from athanor.inference.sampling import Sampling
 from athanor.inference.seq2seq import Decoding, Whole, generate_batch, remember
-from athanor.models.convert import load_network, read_object
-from athanor.models.settings import read_config
+from athanor.models.convert import load_network
 from athanor.models.speech import RATE, STEP, SpeechConfig, SpeechModel, log_mel
 from athanor.tokens.tokenizer import Tokenizer
 
@@ -29,8 +29,7 @@ NO_TIMES = "<|notimestamps|>"
 
 def is_speech(folder: Path) -> bool:
     """Whether a checkpoint holds a network that hears."""
-    record = read_object(folder / "config.json")
-    return isinstance(read_config(record, str(folder / "config.json"))[1], SpeechConfig)
+    return isinstance(read_family(folder)[1], SpeechConfig)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from athanor.base.device import fast_dtype, pick_device, set_threads
 from athanor.base.errors import AthanorError
 from athanor.inference.defaults import Defaults, read_defaults
 from athanor.inference.generate import Completion
+from athanor.inference.quantize import read_family
 from athanor.inference.sampling import Sampling
 from athanor.inference.seq2seq import Decoding, Network, generate_batch, text_of
-from athanor.models.convert import load_network, read_object
+from athanor.models.convert import load_network
 from athanor.models.seq2seq import EncoderDecoder, EncoderDecoderConfig
-from athanor.models.settings import read_config
 from athanor.tokens.chat import check_vocabulary, special_ids
 from athanor.tokens.tokenizer import Tokenizer
 
@@ -26,9 +26,7 @@ USUAL_TOKENS = 256
 
 def is_encoder_decoder(folder: Path) -> bool:
     """Whether a checkpoint holds a network that reads a source and writes a text for it."""
-    record = read_object(folder / "config.json")
-    record.pop("quantization_config", None)
-    return isinstance(read_config(record, str(folder / "config.json"))[1], EncoderDecoderConfig)
+    return isinstance(read_family(folder)[1], EncoderDecoderConfig)
 
 
 @dataclass(frozen=True)

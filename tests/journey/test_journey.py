@@ -135,9 +135,16 @@ def test_every_shipped_recipe_resolves(tmp_path: Path) -> None:
 
     reviews = tmp_path / "reviews.jsonl"
     reviews.write_text('{"text": "warm and dry", "label": "good"}\n{"text": "it rained in", "label": "bad"}\n')
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"text": "it rained", "second": "it was wet", "label": "yes"}\n')
     folders = {  # what these need to be told
         "gpt3data": ("raw.path=python:", "curated.path=python:"),
         "classify": (f"examples.path={reviews}",),
+        "instruction_tuning": (
+            f"sentiment.path={reviews}",
+            f"entailment.path={pairs}",
+            f"paraphrase.path={pairs}",
+        ),
     }
     for name in shipped_recipes():
         assert plan_recipe(load_recipe(name, SMALLEST if name == "quickstart" else folders.get(name, ())))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from athanor.models import native_kernels
 from athanor.models.language import LanguageModel
 from athanor.models.published import PUBLISHED, find_model
 from athanor.models.shapes import (
@@ -54,7 +55,11 @@ def test_flops_equal_those_torch_counts(name):
 
 
 @pytest.mark.parametrize("name", ["nano", "micro"])
-def test_activation_memory_is_what_autograd_keeps(name):
+@pytest.mark.parametrize("usable", [False, True])
+def test_activation_memory_is_what_autograd_keeps(name, usable, monkeypatch):
+    """What torch's formulas keep; the C library's attention keeps less, and a plan counts on neither."""
+    if not usable:
+        monkeypatch.setattr(native_kernels, "usable", lambda *tensors: False)
     config, kept = SHAPES[name], {}
     model = LanguageModel(config).bfloat16().initialise(0)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -69,7 +74,7 @@ def test_activation_memory_is_what_autograd_keeps(name):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.loss(ids, ids)
     estimate = training_memory(config, rows=2, context=256).activations
-    assert abs(estimate / sum(kept.values()) - 1) < 0.1
+    assert -0.1 < estimate / sum(kept.values()) - 1 < (0.35 if usable else 0.1)
     assert kept_per_token(config, 256) > 0
 
 

