@@ -51,9 +51,11 @@ class Document:
 
     def with_language(self, language: str | None) -> "Document":
         """The same document, its language told."""
-        return Document(
+        told = Document(
             id=self.id, text=self.text, source=self.source, language=language, meta=self.meta, media=self.media
         )
+        object.__setattr__(told, "_bytes", self._bytes)
+        return told
 
     def to_row(self) -> dict[str, Any]:
         """The document as one JSON object, empty fields left out."""

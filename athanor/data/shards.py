@@ -6,7 +6,7 @@ from typing import IO
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import explain_disk_error
-from athanor.base.records import encode_record, open_compressed, read_records
+from athanor.base.records import encode_line, open_compressed, read_records
 from athanor.data.document import Document
 from athanor.store.artifact import Artifact
 
@@ -33,7 +33,7 @@ class ShardWriter:
 
     def write(self, document: Document) -> None:
         """Append one document."""
-        self.write_line(encode_record(document.to_row()).encode(), document.bytes)
+        self.write_line(encode_line(document.to_row()), document.bytes)
 
     def write_line(self, line: bytes, size: int) -> None:
         """Append one document that is already a line of JSON; `size` is its text's bytes."""

@@ -76,7 +76,8 @@ def ask(path: Path, folder: Path) -> None:
         for stretch, name in wanted:
             span = next(span for span in spans if stretch in span.text)
             places = {place.document for place in span.occurrences}
-            assert name in places or span.count > len(span.occurrences), f"{name} was not found"
+            elsewhere = len(span.text) > len(stretch)  # with a letter more, which a copy of the document may go on with
+            assert name in places or elsewhere or span.count > len(span.occurrences), f"{name} was not found"
     for kind, seconds in taken.items():
         print(f"  {kind}: {len(seconds)} queries, median {1e3 * statistics.median(seconds):.0f} ms, "
               f"slowest {1e3 * max(seconds):.0f} ms")  # fmt: skip

@@ -11,7 +11,7 @@ from functools import partial
 import orjson
 
 from athanor.base.files import hash_bytes
-from athanor.base.records import encode_record
+from athanor.base.records import encode_line
 from athanor.data.cleaning.boilerplate import drop_boilerplate
 from athanor.data.cleaning.facts import Facts
 from athanor.data.cleaning.filters import judge, judge_pages
@@ -67,7 +67,7 @@ def improve(settings: CleanSettings, piece: Piece) -> Improved:
     return Improved(
         sign(texts, settings.copy_threshold, settings.copy_run),
         names=[(document.id, document.source) for document in better],
-        lines=[encode_record(document.to_row()).encode() for document in better],
+        lines=[encode_line(document.to_row()) for document in better],
         hashes=[normalised_hash(text) for text in texts],
         languages=[document.language or "und" for document in better],
         funnel=funnel, masked=masked, bytes_in=sum(document.bytes for document in documents),
