@@ -8,7 +8,7 @@ and the best of them (Wei et al. 2022, table 1 and section 4.3).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -33,6 +33,8 @@ class RankSettings(Settings):
 
     conversations: int | None = pydantic.Field(default=None, ge=1)
     """Held-out instructions, the first ones; unset: all."""
+    too_long: Literal["leave_out", "refuse"] = "leave_out"
+    """A question that does not fit into the model's context with its options: left out and counted, or refused."""
 
 
 class Asked(NamedTuple):
@@ -55,7 +57,7 @@ def rank_options(
     `parents["after"]` is a model, or an adapter of `parents["before"]`.
 
     Raises:
-        AthanorError: no instruction with options was held out, or one does not fit into the context.
+        AthanorError: no instruction with options was held out or fits into the context, or (`refuse`) one does not.
     """
     asked = read_asked(parents["conversations"])[: settings.conversations]
     if not asked:
@@ -64,8 +66,10 @@ def rank_options(
             fix="the step `instructions` writes them: tasks of any form but pair",
         )
     found: dict[str, list[list[float]]] = {}
+    held_out = len(asked)
     for role in ("before", "after"):
         subject = open_subject(parents, role)
+        asked = asked if settings.too_long == "refuse" else fitting(subject, asked)
         progress.start(f"ranking options · {role}", None, "tok")
         found[role] = likelihoods(subject, asked, progress)
         progress.finish()
@@ -84,7 +88,9 @@ def rank_options(
         for one, before, after in zip(asked, found["before"], found["after"], strict=True)
     ))  # fmt: skip
     progress.note(table_of(results))
-    return {
+    if held_out > len(asked):
+        progress.note(f"  {held_out - len(asked)} of {held_out} questions are longer than the context: left out")
+    return {"left_out": held_out - len(asked)} | {
         f"{name}_{role}": row["chance"] if role == "chance" else row[role]["value"]
         for name, row in results.items() for role in ("before", "after", "chance")
     }  # fmt: skip
@@ -102,6 +108,25 @@ def read_asked(conversations: Artifact) -> list[Asked]:
                       meta["right"])
             )  # fmt: skip
     return found
+
+
+def fitting(subject: LocalSubject, asked: Sequence[Asked]) -> list[Asked]:
+    """The questions that fit into the context with each of their options.
+
+    Raises:
+        AthanorError: none does.
+    """
+    template, kept = require_template(subject.template), []
+    for one in asked:
+        told = (Conversation((*one.turns, Turn("assistant", option))) for option in one.options)
+        if max(len(rendered.ids) for rendered in template.render_all(told)) <= subject.context:
+            kept.append(one)
+    if not kept:
+        raise AthanorError(
+            f"all {len(asked)} questions are longer than the model's context of {subject.context} tokens",
+            fix="shorter examples (`where`), or a model with more room",
+        )
+    return kept
 
 
 def likelihoods(subject: LocalSubject, asked: Sequence[Asked], progress: Progress) -> list[list[float]]:

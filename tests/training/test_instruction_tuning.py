@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,13 +23,15 @@ from athanor.data.instruct.options import (
     judged_instructions,
     mixed,
 )  # fmt: skip
-from athanor.evaluation.ranking import Asked, accuracy, likelihoods
+from athanor.evaluation.ranking import Asked, accuracy, fitting, likelihoods
 from athanor.evaluation.subject import LocalSubject
 from athanor.models.convert import load_network
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
 from athanor.tokens.conversation import Turn
+from athanor.tokens.template import ChatTemplate
+from athanor.tokens.tokenizer import Tokenizer
 from tests.conftest import REAL_DATA
 
 WORDS = "apple bread cheese dates eggs figs grape honey ice jam kale lemon mango nuts olive pear".split()
@@ -90,6 +93,17 @@ def test_accuracy_is_of_the_likeliest_option_whatever_the_number_of_options() ->
     asked = [Asked("x", "learnt", n % 2, f"line {n // 2}", (), ("a", "b", "c")[: 2 + n % 2], n % 2) for n in range(4)]
     found = accuracy(asked, [[-1.0, -2.0], [-3.0, -1.0, -2.0], [-2.0, -1.0], [-3.0, -1.0, -0.5]])
     assert found["value"] == 0.5 and found["templates"] == {"0": 0.5, "1": 0.5} and found["n"] == 2
+
+
+def test_questions_longer_than_the_context_are_left_out_not_cut() -> None:
+    subject = SimpleNamespace(template=ChatTemplate(Tokenizer.train(["sweet or sour"], 270)), context=48)
+    short, long = (
+        Asked("x", "learnt", 0, f"line {count}", (Turn("user", "sour " * count),), ("sweet", "sour"), 0)
+        for count in (2, 40)
+    )
+    assert fitting(subject, [long, short]) == [short]
+    with pytest.raises(AthanorError, match="all 1 questions are longer than the model's context of 48 tokens"):
+        fitting(subject, [long])
 
 
 # ------------------------------------------------------------------------------------------------------ a planted task
