@@ -68,7 +68,10 @@ def encode_record(row: dict[str, Any]) -> str:
 
 
 def encode_line(row: dict[str, Any]) -> bytes:
-    """One row of texts and whole numbers as one line of JSON without blanks, ten times as fast as `encode_record`."""
+    """One row as one line of JSON without blanks, ten times as fast as `encode_record`.
+
+    A NaN or an infinity becomes null: JSON has neither.
+    """
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a number of more than 64 bits, a name that is no text
