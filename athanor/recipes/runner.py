@@ -7,6 +7,7 @@ leaves a workplace behind, never half an artifact, and the next run goes on from
 import contextlib
 import fcntl
 import gc
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,9 +227,11 @@ def _record(planned: PlannedStep, measurements: dict[str, Any], seconds: float) 
 def _locked(store: Store, name: str) -> Iterator[None]:
     """Two runs never fill the same workplace; the lock goes with its process, however that ends."""
     path = store.work / f".{name}.lock"
-    with open(path, "w") as file:
+    with open(path, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError  # its holder took the file away while it was opened here: it guards nothing now
         except OSError:
             raise AthanorError(
                 f"another run is making {name} in {store.root} right now",
