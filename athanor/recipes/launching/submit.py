@@ -1,5 +1,6 @@
 """Writes the job of a cluster from what the user said, and hands it to the cluster's own client."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -68,13 +69,20 @@ def write_job(
             f"--on {kind} needs --store", fix="name a folder that all machines share, such as --store /shared/store"
         )
     machines = [host for host in (hosts or "").split(",") if host]
+    if kind == "ssh" and (not machines or any(host.startswith("-") for host in machines)):
+        raise AthanorError(f"--hosts {hosts}", allowed="names of machines with commas between, such as anna,me@berta")
+    if hours is not None and not math.isfinite(hours):
+        raise AthanorError(
+            f"--hours {hours}", allowed="a number of hours", fix="leave it out for the cluster's own limit"
+        )
     if kind == "ssh" and nodes not in (1, len(machines)):
         raise AthanorError(f"--nodes {nodes} with {len(machines)} hosts", fix="leave --nodes out")
     chosen = [*overrides, *([f"scale={scale}"] if scale else [])]
-    words = with_engine(load_recipe(recipe, chosen), engine, chosen)
+    count, each = len(machines) or nodes, processes or max(1, gpus)
+    words = with_engine(load_recipe(recipe, chosen), engine, chosen, count * each)
     launch = Launch(
-        name=job_name(recipe), words=("run", recipe, *words, "--store", store), nodes=len(machines) or nodes, gpus=gpus,
-        processes=processes or max(1, gpus), cores=cores, hours=hours,
+        name=job_name(recipe), words=("run", recipe, *words, "--store", store), nodes=count, gpus=gpus,
+        processes=each, cores=cores, hours=hours,
     )  # fmt: skip
     if kind == "slurm":
         return sbatch_script(launch, partition)
