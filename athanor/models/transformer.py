@@ -36,12 +36,8 @@ class Block(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int):
         super().__init__()
         around = config.norm_place == "around"
-        self.place, self.scale, self.parallel, self.layer = (
-            config.norm_place,
-            config.residual_scale,
-            config.parallel,
-            layer,
-        )
+        self.place, self.scale = config.norm_place, config.residual_scale
+        self.parallel, self.layer = config.parallel, layer
         self.attention_norm = Norm(config, config.width)
         self.attention = Attention(config, layer)
         self.attention_norm_out = Norm(config, config.width) if around else None
@@ -63,9 +59,7 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, places: Places, cache: Cache | None) -> Tensor:
         if self.place == "after":
             return self.forward_normalising_after(x_BTD, places, cache)
-        if (
-            self.place == "residual"
-        ):  # DeepNorm (Wang et al. 2022) as GLM-130B has it: the norm of one layer in the next
+        if self.place == "residual":  # DeepNorm (Wang et al. 2022) as GLM-130B has it: of one layer in the next
             x_BTD = self.attention_norm(x_BTD)
             x_BTD = self.mlp_norm(x_BTD * self.scale + self.attention(x_BTD, places, cache))
             return x_BTD * self.scale + self.feed(x_BTD, places)

@@ -2,6 +2,7 @@
 
     python benchmarks/training/quality.py ours hf litgpt nanochat --corpus TEXTS.jsonl.gz --minutes 10 \\
         --nanochat FOLDER --out curves.jsonl
+    athanor run quickstart --until pack --store STORE; python benchmarks/training/quality.py ours --corpus STORE
 
 All learn from the same tokens of one tokenizer, in rows drawn at random, on one thread, in bf16 (autocast over fp32
 weights where the trainer does that), and are judged on the same text that nobody learns from. The clock is the CPU time
@@ -11,7 +12,8 @@ Settings are those that each recommends for training from nothing, but for the b
 and would leave a handful of steps. hf: Trainer, AdamW at 5e-4, cosine, weight decay 0.1 (the training-from-scratch
 chapter of Hugging Face's course). litgpt: AdamW at 6e-4 down to 6e-5, betas 0.9 and 0.95, decay 0.1, clip 1
 (its pretraining configuration for a small model). nanochat: its base_train.py, with the scaling rules for depth and
-batch in there. --rate replaces the peak rate of hf and litgpt: what tuning gives them. ours: the settings of OURS.
+batch in there. --rate replaces the peak rate of hf and litgpt: what tuning gives them. ours: what the dial chooses
+for the quickstart's pretraining, but for the number of steps, which follows from the minutes.
 """
 
 import argparse
@@ -36,7 +38,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athanor.base.progress import SilentProgress
+from athanor.recipes.dial import choose
+from athanor.store.artifact import Store
 from athanor.tokens.learn import learn
+from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.engines.engine import Engine
 from athanor.training.loop import take_step
 from athanor.training.networks import PretrainSettings, build, network
@@ -49,10 +54,7 @@ PIECE = 20_000  # characters; every fiftieth piece of a text is held out
 SHAPE = {"width": 256, "layers": 6, "heads": 4, "hidden": 704}  # of hf and litgpt
 CONTEXT, ROWS = 512, 8  # theirs: 4,096 tokens a step
 DEPTH = 4  # of nanochat, which makes its width 256
-OURS: dict[str, Any] = {
-    "layers": 4, "width": 128, "heads": 4, "hidden": 384, "context": 256, "rows": 16, "learning_rate": 0.015,
-    "schedule": "linear",
-}  # fmt: skip
+SCALE = "nano"  # of ours, the quickstart's
 
 
 class Text(NamedTuple):
@@ -88,6 +90,19 @@ def read_text(path: Path, vocabulary: int, held_tokens: int) -> Text:
     return Text(train, torch.tensor(ids), len(tokenizer.decode(ids[1:]).encode()), vocabulary)
 
 
+def read_store(store: Store, held_tokens: int) -> Text:
+    """What the quickstart packed, by its own tokenizer, and every third of the documents that it holds out."""
+    names = store.remembered("quickstart")
+    shards, tokenizer = store.get(names["pack"]), Tokenizer.load(store.get(names["tokenizer"]).path)
+    train = np.concatenate([np.load(path) for path in sorted(shards.path.glob("train-[0-9]*.npy"))]).astype(np.int64)
+    held = np.load(shards.file("heldout-00000.npy")).astype(np.int64)
+    starts = np.load(shards.file("heldout-starts.npy"))
+    ids = np.concatenate([held[start:end] for start, end in zip(starts[:-1:3], starts[1::3], strict=True)])
+    ids = ids[: 1 + min(held_tokens, (len(ids) - 1) // CONTEXT * CONTEXT)]
+    sizes = np.array([len(spelling) for spelling in tokenizer.token_bytes()])
+    return Text(train, torch.from_numpy(ids), int(sizes[ids[1:]].sum()), tokenizer.vocabulary)
+
+
 class Batches:
     """Rows drawn at random, the same for everybody who takes rows of this size."""
 
@@ -104,8 +119,9 @@ class Batches:
 
 
 def ours(args: argparse.Namespace, text: Text, steps: int) -> Trainer:
+    chosen = {name: choice.value for name, choice in choose(SCALE, "pretrain").items()}
     settings = PretrainSettings.model_validate(
-        {**OURS, **json.loads(args.ours), "steps": steps, "dtype": "bfloat16", "checkpoint_seconds": 1e9}
+        {**chosen, **json.loads(args.ours), "steps": steps, "dtype": "bfloat16", "checkpoint_seconds": 1e9}
     )
     config = network(settings, text.vocabulary)
     model = prepare(build(settings, text.vocabulary), settings.dtype, settings)
@@ -315,8 +331,9 @@ def measure(name: str, args: argparse.Namespace, text: Text) -> dict[str, Any]:
             curve.append((round(seconds, 1), round(bits_per_byte(trainer, text), 4)))
             print(f"{name}: {seconds:6.1f} CPU s, step {number + 1} of {steps}, {curve[-1][1]:.4f} bits", flush=True)
     return {
-        "name": name, "corpus": args.corpus.name, "minutes": args.minutes, "steps": steps, "tokens": trainer.tokens,
-        "rate": args.rate, "ours": args.ours if name == "ours" else "", "curve": curve,
+        "name": name, "corpus": "quickstart" if args.corpus.is_dir() else args.corpus.name, "minutes": args.minutes,
+        "steps": steps, "tokens": trainer.tokens, "rate": args.rate, "ours": args.ours if name == "ours" else "",
+        "curve": curve,
     }  # fmt: skip
 
 
@@ -324,10 +341,10 @@ def main() -> None:
     """Measure one after the other and append each curve to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", nargs="+", choices=tuple(WHO))
-    parser.add_argument("--corpus", type=Path, required=True, help="lines of JSON with a text each, .gz or not")
+    parser.add_argument("--corpus", type=Path, required=True, help="lines of JSON with a text each; or a store")
     parser.add_argument("--minutes", type=float, default=10.0, help="CPU minutes of training")
     parser.add_argument("--steps", type=int, help="this many steps instead of as many as fit into the minutes")
-    parser.add_argument("--vocabulary", type=int, default=4096)
+    parser.add_argument("--vocabulary", type=int, default=4096, help="to be learnt, where --corpus is no store")
     parser.add_argument("--held-tokens", type=int, default=51_200)
     parser.add_argument("--looks", type=int, default=10, help="points of the curve")
     parser.add_argument("--rows", type=int, default=ROWS, help="of the others")
@@ -344,7 +361,10 @@ def main() -> None:
         with np.load(kept) as file:
             text = Text(file["train"], torch.from_numpy(file["held"]), *file["numbers"].tolist())
     else:
-        text = read_text(args.corpus, args.vocabulary, args.held_tokens)
+        if args.corpus.is_dir():
+            text = read_store(Store(args.corpus), args.held_tokens)
+        else:
+            text = read_text(args.corpus, args.vocabulary, args.held_tokens)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             np.savez(kept, train=text.train, held=text.held.numpy(), numbers=[text.held_bytes, text.vocabulary])

@@ -41,7 +41,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dic
 def wait_for_steps(process: subprocess.Popen[str], store: Path) -> None:
     """Until pretraining has written down its first steps, which are the last thing that can be known from outside."""
     end = time.monotonic() + 120
-    while not any(path.stat().st_size for path in (store / "work").glob("model-*/metrics.jsonl")):
+    while not any(path.stat().st_size for path in (store / "work").glob("model-*/**/metrics.jsonl")):
         assert process.poll() is None and time.monotonic() < end, "pretraining never began"
         time.sleep(0.01)
 
