@@ -4,7 +4,7 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from athanor.base.errors import AthanorError
@@ -51,15 +51,8 @@ def write_job(
         AthanorError: the recipe has an unknown key, or something that this kind of job needs was not said, or is said
             and has no meaning for it.
     """
-    own = {"slurm": ("partition",), "k8s": ("image", "claim"), "kubeflow": ("image", "claim"), "ssh": ("hosts",)}
     given = {"partition": partition, "image": image, "claim": claim, "hosts": hosts}
-    for name, value in given.items():
-        if value is not None and name not in own.get(kind, ()):
-            raise AthanorError(f"--{name} has no meaning for --on {kind}", fix="leave it out")
-        if value is None and name in own.get(kind, ()) and name != "partition":
-            raise AthanorError(
-                f"--on {kind} needs --{name}", fix=f"athanor launch --help shows an example with --{name}"
-            )
+    refuse_senseless(kind, given)
     if kind in ("k8s", "kubeflow"):
         if store is not None:
             raise AthanorError(f"--store has no meaning for --on {kind}", fix="--claim names the volume it stands on")
@@ -92,6 +85,18 @@ def write_job(
         return ssh_script(launch, machines, folder)
     assert image is not None and claim is not None
     return (train_job if kind == "kubeflow" else indexed_job)(launch, image, claim)
+
+
+def refuse_senseless(kind: str, given: Mapping[str, str | None]) -> None:
+    """Refuse what a kind of job needs and was not said, and what was said and has no meaning for it."""
+    own = {"slurm": ("partition",), "k8s": ("image", "claim"), "kubeflow": ("image", "claim"), "ssh": ("hosts",)}
+    for name, value in given.items():
+        if value is not None and name not in own.get(kind, ()):
+            raise AthanorError(f"--{name} has no meaning for --on {kind}", fix="leave it out")
+        if value is None and name in own.get(kind, ()) and name != "partition":
+            raise AthanorError(
+                f"--on {kind} needs --{name}", fix=f"athanor launch --help shows an example with --{name}"
+            )
 
 
 def job_name(recipe: str) -> str:
