@@ -231,9 +231,8 @@ class Mask:
             first_T = (place_T - window + 1).clamp_min(0)
             starts_BT = first_T[None] if starts_BT is None else torch.maximum(starts_BT, first_T)
         self.length, self.causal, self.plain = length, causal, starts_BT is None and allowed_BTS is None
-        self.ranges: tuple[Tensor, Tensor] | None = (
-            None  # keys first to end - 1 of each query, (B or 1, T); None: others
-        )
+        # Each query sees the keys first to end - 1, (B or 1, T) each; None: others.
+        self.ranges: tuple[Tensor, Tensor] | None = None
         if allowed_BTS is None and by_blocks(device):
             first_BT = torch.zeros_like(place_T)[None] if starts_BT is None else starts_BT.contiguous()
             end_BT = place_T[None] + 1 if causal else torch.full_like(place_T, length)[None]
@@ -285,12 +284,12 @@ def document_ends(starts_BT: Tensor) -> Tensor:
 
 def self_attention(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, mask: Mask, scale: float) -> Tensor:
     """softmax(scale q k) v over allowed keys, (B, T, N, H); scale is 1 / sqrt(H) in Vaswani et al. 2017, equation 1."""
+    blocks = by_blocks(q_BTNH.device)
+    if blocks and mask.ranges is not None and native_kernels.can_attend(q_BTNH, k_BTKH, v_BTKH):
+        return native_kernels.Attention.apply(q_BTNH, k_BTKH, v_BTKH, *mask.ranges, scale)
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q_BTNH, k_BTKH, v_BTKH))
     # On a CPU torch's own kernel wins in float32 where no mask is to be read, but for a causal one's gradients.
-    others = (learns and mask.causal) or not mask.plain or q_BTNH.dtype != torch.float32
-    if by_blocks(q_BTNH.device) and others:
-        if mask.ranges is not None and native_kernels.can_attend(q_BTNH, k_BTKH, v_BTKH):
-            return native_kernels.Attention.apply(q_BTNH, k_BTKH, v_BTKH, *mask.ranges, scale)
+    if blocks and ((learns and mask.causal) or not mask.plain or q_BTNH.dtype != torch.float32):
         return BlockedAttention.apply(q_BTNH, k_BTKH, v_BTKH, mask, scale)
     k_BKTH, v_BKTH = k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
     if not mask.plain:

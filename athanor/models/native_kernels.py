@@ -1,4 +1,4 @@
-"""Inner loops of the trunk in C (athanor/native/layers.c), each one pass over memory, with its gradient.
+"""Inner loops of the trunk in C (athanor/native/layers.c, attention.c), with their gradients.
 
 They are used on a CPU while training where the library was built; `kernels.py` has the same in torch, which defines
 them. Both round in other places, so results agree to the rounding of the number type, not to the bit.
@@ -155,16 +155,16 @@ def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[
 
 
 @functools.cache
-def has_pairs() -> bool:
-    """Whether the processor multiplies pairs of bf16 numbers, as athanor/native/attention.c does."""
-    return native.available() and native.function("athanor_has_pairs")() == 1
+def has_registers(half: int) -> bool:
+    """Whether the processor can do what athanor/native does for attention of float32 numbers, or of bf16 (half = 1)."""
+    return native.available() and native.function("athanor_can_attend")(half) == 1
 
 
 def can_attend(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> bool:
     """Whether `Attention` knows these heads."""
     inputs = (q_BTNH, k_BTKH, v_BTKH)
-    whole = all(x.dtype == torch.bfloat16 and x.stride(-1) == 1 for x in inputs)
-    return whole and q_BTNH.shape[-1] % 32 == 0 and usable(*inputs) and has_pairs()
+    whole = all(x.stride(-1) == 1 for x in inputs) and q_BTNH.shape[-1] % 32 == 0
+    return whole and usable(*inputs) and has_registers(HALF[q_BTNH.dtype])
 
 
 class Attention(Function):
@@ -177,33 +177,52 @@ class Attention(Function):
     def forward(
         ctx: Any, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, first_BT: Tensor, end_BT: Tensor, scale: float
     ) -> Tensor:
-        batch, length, heads, size = q_BTNH.shape
-        y_BTNH = torch.empty((batch, length, heads, size), dtype=q_BTNH.dtype)
-        log_sum_BNT = torch.empty(batch, heads, length)
-        attend("athanor_attention", (q_BTNH, k_BTKH, v_BTKH), (y_BTNH, log_sum_BNT), first_BT, end_BT, scale)
+        y_BTNH, log_sum_BNT = attend(q_BTNH, k_BTKH, v_BTKH, first_BT, end_BT, scale)
         ctx.save_for_backward(q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT)
         ctx.scale = scale
         return y_BTNH
 
     @staticmethod
     def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q_BTNH, k_BTKH, v_BTKH, y_BTNH, log_sum_BNT, first_BT, end_BT = ctx.saved_tensors
-        inputs = (q_BTNH, k_BTKH, v_BTKH, dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous())
-        gradients = tuple(torch.empty(x.shape, dtype=x.dtype) for x in inputs[:3])
-        attend("athanor_attention_back", inputs, (y_BTNH, log_sum_BNT, *gradients), first_BT, end_BT, ctx.scale)
-        return *gradients, None, None, None
+        dq_BTNH, dk_BTKH, dv_BTKH = (torch.empty(x.shape, dtype=x.dtype) for x in ctx.saved_tensors[:3])
+        attend_back(*ctx.saved_tensors, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH, ctx.scale)
+        return dq_BTNH, dk_BTKH, dv_BTKH, None, None, None
 
 
 def attend(
-    name: str, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], first_BT: Tensor, end_BT: Tensor, scale: float
-) -> None:
-    """Call the library for all key heads of all rows."""
-    q_BTNH, k_BTKH = inputs[:2]
+    q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, first_BT: Tensor, end_BT: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The result (B, T, N, H), and log(sum(exp(score))) of every query, (B, N, T)."""
+    batch, length, heads, _ = q_BTNH.shape
+    y_BTNH, log_sum_BNT = torch.empty(q_BTNH.shape, dtype=q_BTNH.dtype), torch.empty(batch, heads, length)
+    steps = strides(q_BTNH, k_BTKH, v_BTKH)
+    tensors = (q_BTNH, k_BTKH, v_BTKH, steps, y_BTNH, log_sum_BNT, first_BT, end_BT)
+    share_heads("athanor_attention", tensors, scale)
+    return y_BTNH, log_sum_BNT
+
+
+def attend_back(
+    q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, y_BTNH: Tensor, log_sum_BNT: Tensor, first_BT: Tensor,
+    end_BT: Tensor, dy_BTNH: Tensor, dq_BTNH: Tensor, dk_BTKH: Tensor, dv_BTKH: Tensor, scale: float,
+) -> None:  # fmt: skip
+    """Write the gradients of q, k and v to the last three tensors."""
+    dy_BTNH = dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous()
+    heads = (q_BTNH, k_BTKH, v_BTKH, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH)
+    share_heads("athanor_attention_back", (*heads, strides(*heads), y_BTNH, log_sum_BNT, first_BT, end_BT), scale)
+
+
+def strides(*heads: Tensor) -> Tensor:
+    """From one row of the batch, position and head to the next, of each tensor."""
+    assert all(x.stride(-1) == 1 for x in heads)
+    return torch.tensor([step for x in heads for step in x.stride()[:3]])
+
+
+def share_heads(name: str, tensors: tuple[Tensor, ...], scale: float) -> None:
+    """Call the library for all key heads of all rows; the first two tensors are q and k, the last two the ranges."""
+    q_BTNH, k_BTKH, first_BT = tensors[0], tensors[1], tensors[-2]
     batch, length, heads, size = q_BTNH.shape
-    key_heads = k_BTKH.shape[2]
-    strides = torch.tensor([step for x in inputs for step in x.stride()[:3]])
-    given = (*map(pointer, inputs), pointer(strides), *map(pointer, (*others, first_BT, end_BT)))
-    seen_row = 0 if len(first_BT) == 1 else length
-    run, numbers = native.function(name), batch * heads * length * length
-    shape = (length, heads, heads // key_heads, size, ctypes.c_double(scale))
+    key_heads, seen_row = k_BTKH.shape[2], 0 if len(first_BT) == 1 else length
+    given, run = tuple(map(pointer, tensors)), native.function(name)
+    shape = (length, heads, heads // key_heads, size, ctypes.c_double(scale), HALF[q_BTNH.dtype])
+    numbers = batch * heads * length * length
     share(batch * key_heads, numbers, lambda part, a, b: run(*given, seen_row, a, b, *shape))

@@ -26,6 +26,10 @@ from athanor.tokens.tokenizer import Tokenizer
 NAME = "finetune"
 MERGEABLE = (*LOW_RANK, "ia3")
 WHOLE = ("full", "freeze")  # methods that give a model, not an adapter
+MEANT_FOR = {
+    "rank": LOW_RANK, "alpha": LOW_RANK, "targets": MERGEABLE, "prefix_tokens": ("prefix", "ptuning"),
+    "last_layers": ("freeze",),
+}  # fmt: skip
 LONG_ROWS = ("refuse", "truncate", "split")
 LOOKS = 10  # at held-out conversations, over the run
 
@@ -108,6 +112,13 @@ def check(wish: Wish) -> None:
         raise AthanorError(f"method={wish.method!r}", allowed=", ".join(METHODS), fix=nearest(wish.method, METHODS))
     if wish.long_rows not in LONG_ROWS:
         raise AthanorError(f"long_rows={wish.long_rows!r}", allowed=", ".join(LONG_ROWS))
+    if wish.rows is not None and wish.rows < 1:
+        raise AthanorError(f"rows={wish.rows}", allowed="1 or more")
+    for name, value in (wish.more or {}).items():
+        option = "long_rows" if name == "too_long" else name
+        if option in Wish.__dataclass_fields__:
+            flag = "--" + option.replace("_", "-")
+            raise AthanorError(f"--set {name}={value}: it has an option of its own", fix=f"{flag} {value}")
     if wish.learning_rate is not None and not 0 < wish.learning_rate < 1:
         raise AthanorError(
             f"learning_rate={wish.learning_rate:g}", allowed="above 0 (else nothing is learnt), below 1 (else nothing "
@@ -120,6 +131,9 @@ def check(wish: Wish) -> None:
 def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> None:
     """Refuse what does not go together with this model and this data."""
     config, method = situation.config, chosen["method"]
+    for name, methods in MEANT_FOR.items():
+        if getattr(wish, name) is not None and method not in methods:
+            raise AthanorError(f"{name} has no meaning with method={method}: it is for {', '.join(methods)}")
     if situation.quantized and method not in (*LOW_RANK, "ia3", "prefix", "ptuning"):
         raise AthanorError(
             f"method={method} on an INT4 model: codes cannot learn", allowed="qlora, ia3, prefix, ptuning"
@@ -166,7 +180,8 @@ def training(values: Mapping[str, Any], situation: Situation, wish: Wish) -> tup
     survey, method = situation.survey, values["method"]
     learnt = survey.tokens * (survey.rows - values["apart"]) / survey.rows
     per_epoch = max(1, -(-round(learnt / values["context"] * 1.03) // values["rows"]))  # rows are not quite full
-    steps = max(1, round(values["epochs"] * per_epoch))
+    more = dict(wish.more or {})
+    steps = more["steps"] if type(more.get("steps")) is int else max(1, round(values["epochs"] * per_epoch))
     settings: dict[str, Any] = {
         "steps": steps, "rows": values["rows"], "context": values["context"], "too_long": wish.long_rows,
         "dtype": values["dtype"], "learning_rate": values["learning_rate"], "optimizer": "adamw",
@@ -175,8 +190,8 @@ def training(values: Mapping[str, Any], situation: Situation, wish: Wish) -> tup
     }  # fmt: skip
     if method in WHOLE:
         settings["last_layers"] = values["last_layers"] if method == "freeze" else None
-        return settings | dict(wish.more or {}), "finetune"
+        return settings | more, "finetune"
     names = ("rank", "alpha", "prefix_tokens", "targets")
     settings |= {name: values[name] for name in names if values.get(name) is not None}
     settings["method"] = "lora" if method == "qlora" else method
-    return settings | dict(wish.more or {}), "adapt"
+    return settings | more, "adapt"

@@ -128,12 +128,7 @@ def _apply(rows: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator:
         raise AthanorError(f"{override!r} is not an override", allowed="step.key=value, scale=NAME or seed=NUMBER")
-    try:
-        value = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        value = text  # a path such as `C:\x: y` is text, not YAML
-    if isinstance(value, dict) and not text.lstrip().startswith("{"):
-        value = text  # so is `python:`
+    value = value_of(text)
     step, dot, key = name.partition(".")
     if not dot and step in ("scale", "seed"):
         rows[step] = value
@@ -145,6 +140,15 @@ def _apply(rows: dict[str, Any], override: str) -> None:
             allowed=", ".join(steps) + " as step.key=value; scale=NAME; seed=NUMBER", fix=nearest(step, steps),
         )  # fmt: skip
     steps[step] = _with(steps[step] or {}, key.split("."), value)
+
+
+def value_of(text: str) -> Any:
+    """A value as it is written after `key=`: YAML, or a text where that is none."""
+    try:
+        value = yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text  # a path such as `C:\x: y` is text, not YAML
+    return text if isinstance(value, dict) and not text.lstrip().startswith("{") else value  # so is `python:`
 
 
 def _with(row: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

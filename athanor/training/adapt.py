@@ -53,7 +53,7 @@ class AdaptSettings(ChatSettings):
     method: Method = "lora"
     rank: int | None = pydantic.Field(default=None, ge=1)
     """Of the matrices; unset: 8."""
-    alpha: float | None = None
+    alpha: float | None = pydantic.Field(default=None, gt=0)
     """What the matrices make is multiplied by alpha / rank (rslora: / sqrt(rank)); unset: 16."""
     dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
     """Share of the matrices' inputs left out while learning; unset: none."""
@@ -72,6 +72,8 @@ class AdaptSettings(ChatSettings):
                 raise ValueError(f"{name} has no meaning with method={self.method}: it is for {', '.join(methods)}")
         if self.engine == "tensor":
             raise ValueError("engine=tensor divides whole layers, not what adapters put around them: use ddp or fsdp2")
+        if self.engine == "context" and self.method in PREFIXES:
+            raise ValueError("engine=context divides rows, which a prefix stands before: use ddp or fsdp2")
         return self
 
 

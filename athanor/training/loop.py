@@ -43,6 +43,10 @@ def train(
     """
     run = Run(model, objective, settings, work, progress, engine or open_engine(settings.engine))
     run.restore()
+    if settings.warmup > settings.steps:
+        progress.note(
+            f"  warmup={settings.warmup} of {settings.steps} steps: the rate never reaches {settings.learning_rate:g}"
+        )
     progress.start(label, settings.steps * objective.tokens, "tok", done=run.step * objective.tokens)
     while run.step < settings.steps:
         take_step(run)

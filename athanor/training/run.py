@@ -13,7 +13,7 @@ from athanor.training.average import Average
 from athanor.training.checkpoint import Checkpoints, Found
 from athanor.training.engines.engine import Engine
 from athanor.training.engines.part import PartDone
-from athanor.training.guard import Guard
+from athanor.training.guard import Guard, bad_run
 from athanor.training.history import METRICS, History, Row
 from athanor.training.objective import Objective, Scored
 from athanor.training.settings import LoopSettings
@@ -54,6 +54,8 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint; it is whole some time later, see `settle`."""
+        # Those of steps without a number do not count: one from before them must stay, to go back to.
+        self.checkpoints.keep = self.settings.keep_checkpoints + len(bad_run(self.history.rows))
         parts = dict(self.optimizer.tensors())
         if self.average is not None:
             parts |= dict(self.average.tensors())

@@ -1,6 +1,6 @@
 """What every training run sets: length, optimiser, schedule, techniques, what happens when something goes wrong."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -9,6 +9,8 @@ from athanor.training.engines.choose import EngineName
 from athanor.training.optimizer import OptimizerName
 from athanor.training.schedule import Shape
 from athanor.training.trackers import TrackerName
+
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class LoopSettings(Settings):
@@ -28,7 +30,8 @@ class LoopSettings(Settings):
     schedule: Shape = "cosine"
     warmup: int = pydantic.Field(default=20, ge=0)
     """Steps over which the learning rate rises from zero."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's memory of gradients and of their squares."""
     weight_decay: float = pydantic.Field(default=0.1, ge=0)
     clip: float | None = pydantic.Field(default=1.0, gt=0)
     """Largest norm of the gradient; unset: no limit."""

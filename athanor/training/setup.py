@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from athanor.base.device import pick_device, set_threads
+from athanor.base.device import keep_freed_memory, pick_device, set_threads
 from athanor.models.convert import save_checkpoint
 from athanor.models.outline import moved
 from athanor.tokens.chat import Template, end_ids, generation_of, jinja_of, special_ids, stored_ends
@@ -30,6 +30,7 @@ def prepare(model: SomeModel, dtype: DtypeName | None, settings: LoopSettings) -
         dtype: number type of the weights; None: as they are (codes have none).
     """
     set_threads()
+    keep_freed_memory()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs 5 % of a step
     apply_techniques(model, settings)

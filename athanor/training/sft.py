@@ -16,7 +16,7 @@ from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.data.packing.batches import Batch
-from athanor.data.packing.conversations import IdsAndMask, PackedConversations, TooLong, fit, pack_conversations
+from athanor.data.packing.conversations import IdsAndMask, PackedConversations, TooLong, pack_conversations
 from athanor.data.packing.grouped import GroupedConversations, group_conversations
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
@@ -135,7 +135,7 @@ def lesson(
     pieces = to_learn(conversations, template, context, settings.too_long, progress)
     rows: PackedConversations | GroupedConversations
     if settings.group_by_length:
-        rows = group_conversations(fit(pieces, context, settings.too_long), settings.rows)
+        rows = group_conversations(pieces, settings.rows, context, settings.too_long)
     else:
         rows = pack_conversations(pieces, context, settings.too_long)
     device = next(model.parameters()).device

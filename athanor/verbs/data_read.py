@@ -33,8 +33,8 @@ keep_option = click.option(
 def command(path: str, shown: int, text_field: str | None, as_json: bool) -> None:
     """Read everything at PATH (a folder, a file, a pattern or an address) and say what it holds.
 
-    txt, md, html, jsonl, csv, tsv, parquet, arrow, warc, pdf, epub, docx, tar, and pictures and sounds with their
-    words. Nothing is written.
+    txt, md, html, jsonl, json, csv, tsv, parquet, arrow, warc, pdf, epub, docx, tar, zip, and pictures and sounds with
+    their words. Nothing is written.
     """
     from athanor.data.document import Document
     from athanor.data.reading.survey import Survey, read_path

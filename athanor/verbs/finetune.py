@@ -118,16 +118,15 @@ def search(decided: Any, place: Any, progress: Any, as_json: bool) -> None:
 
 def parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
     """KEY=VALUE as settings; values as in YAML."""
-    import yaml
-
     from athanor.base.errors import AthanorError
+    from athanor.recipes.recipe import value_of
 
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise AthanorError(f"--set {pair}", allowed="KEY=VALUE, such as --set neftune=5")
-        found[key] = yaml.safe_load(text)
+        found[key] = value_of(text)
     return found
 
 

@@ -5,11 +5,13 @@
 A step is a batch of 4,096 (--tokens) random tokens, loss, gradient, clipping to 1 and an update of AdamW (nanochat: its
 own Muon), with numbers and settings a user of that trainer would take: autocast to bf16 over fp32 weights, fused AdamW.
 Every network has the same width, layers, heads and vocabulary (GPT-2's blocks for nanoGPT, its own for nanochat; their
-feed-forward layers are theirs: 8 D^2 weights, ours 8.25). The clock is CPU time with one thread, wall time with more.
-Prints medians, ratios to ours, the share of the measured peak of matrix products, and the peak memory of each in a
-process of its own.
+feed-forward layers are theirs: 8 D^2 weights, ours 8.25). Each lives in a process of its own, because a run of ours
+sets how malloc and float32 products work, which the others do not; they step in turns. The clock is CPU time with one
+thread, wall time with more. Prints medians, ratios to ours, the share of the measured peak of matrix products, and
+peak memory, anew after every round, so that a run that is cut short has said what it knew.
 
-The folders are checkouts of those projects; --litgpt needs the package. What is not given is left out.
+The folders are checkouts of those projects; --litgpt needs the package. What is not given is left out. To give malloc's
+setting to the others, too: MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647 before the command.
 """
 
 import argparse
@@ -37,13 +39,14 @@ from athanor.training.objective import Objective
 from athanor.training.objectives.next_token import TokenBatch, next_token_loss
 from athanor.training.run import Run
 from athanor.training.settings import LoopSettings
-from athanor.training.techniques import apply_techniques
+from athanor.training.setup import prepare
 
 SHAPES = {  # width, layers, heads, hidden of a gated layer, vocabulary, context
     "small": (256, 6, 4, 704, 8192, 512),
     "110m": (768, 12, 12, 2048, 32000, 512),
     "other": (384, 8, 6, 1024, 16384, 1024),
 }
+WARM_UP = 2  # rounds that are not counted
 Step = Callable[[torch.Tensor], None]
 
 
@@ -63,27 +66,20 @@ class Contest:
             width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden,
             vocabulary=self.vocabulary, max_positions=self.context,
         )  # fmt: skip
-        model = LanguageModel(config).initialise(0).to(torch.bfloat16 if self.bf16 else torch.float32)
         batch: list[TokenBatch] = []
         objective = Objective(lambda step, share, world: batch[0], next_token_loss(config), tokens=self.args.tokens)
         settings = LoopSettings(
             steps=10**6, rows=self.args.tokens // self.context, learning_rate=1e-3, optimizer="adamw",
             checkpoint_seconds=1e9, compile=compiled,
         )  # fmt: skip
-        model = apply_techniques(model, settings)
+        model = prepare(LanguageModel(config).initialise(0), self.args.dtype, settings)
+        torch.set_num_threads(self.args.threads)
         run = Run(model, objective, settings, Path(tempfile.mkdtemp()), SilentProgress(), Engine())
-        products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-        theirs = products.fp32_precision
-        quicken_float32.cache_clear()  # it sets what it finds once
-        quicken_float32()
-        own, products.fp32_precision = products.fp32_precision, theirs
 
         def step(ids: torch.Tensor) -> None:
             targets = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], dim=1)
             batch[:] = [TokenBatch(ids, targets, None)]
-            products.fp32_precision = own  # what a run of ours sets for its process; the others go without
             take_step(run)
-            products.fp32_precision = theirs
 
         return step
 
@@ -228,25 +224,60 @@ def peak(dtype: torch.dtype, clock: Callable[[], float]) -> float:
     return 5 * 2 * 2048 * 1024 * 1024 / statistics.median(spent)
 
 
-def measure(contest: Contest, names: list[str], rounds: int) -> dict[str, list[float]]:
-    """Seconds per step of everybody, round by round; two rounds warm up."""
-    clock = time.process_time if contest.args.threads == 1 else time.perf_counter
-    steps = {name: contest.all()[name]() for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 2):
-        ids = torch.randint(0, contest.vocabulary, (contest.args.tokens // contest.context, contest.context))
-        for name, step in steps.items():
-            start = clock()
-            step(ids)
-            if number > 1:
-                times[name].append((clock() - start) / getattr(step, "steps", 1))
-    return times
+def clock_of(threads: int) -> Callable[[], float]:
+    """Seconds of CPU where one thread works, else of the clock on the wall."""
+    return time.process_time if threads == 1 else time.perf_counter
 
 
-def memory_of(name: str) -> float:
-    """Peak memory in MB of a process in which only this one trains."""
-    done = subprocess.run([sys.executable, *sys.argv, "--only", name], stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["megabytes"])
+def obey(contest: Contest, name: str) -> None:
+    """The process of one contestant: for each line, which holds a round's number, a step; answers with what it took."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    clock, step = clock_of(contest.args.threads), contest.all()[name]()
+    for line in sys.stdin:
+        generator = torch.Generator().manual_seed(int(line))
+        shape = contest.args.tokens // contest.context, contest.context
+        ids = torch.randint(0, contest.vocabulary, shape, generator=generator)
+        start = clock()
+        step(ids)
+        seconds = (clock() - start) / getattr(step, "steps", 1)
+        # Not ru_maxrss, which begins at the memory of the process that started this one.
+        peak_kB = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+        print(json.dumps({"seconds": seconds, "megabytes": peak_kB / 1000}), file=answers, flush=True)
+
+
+class Contestant:
+    """A process that trains, and what its steps took."""
+
+    def __init__(self, name: str):
+        self.name, self.seconds, self.megabytes = name, list[float](), 0.0
+        command = [sys.executable, *sys.argv, "--only", name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self, number: int) -> None:
+        """Have it take one step."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(number, file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        self.seconds.append(answer["seconds"])
+        self.megabytes = answer["megabytes"]
+
+
+def show(contest: Contest, contestants: list[Contestant], best: float) -> None:
+    """The table of the rounds so far."""
+    rounds = len(contestants[0].seconds)
+    print(f"{contest.args.shape}, {contest.args.dtype}, {contest.args.threads} threads, {rounds} rounds; ", end="")
+    print(f"products {best / 1e9:.0f} GFLOP/s")
+    for one in contestants:
+        middle = statistics.median(one.seconds)
+        ratios = [b / a for a, b in zip(contestants[0].seconds, one.seconds, strict=True)]
+        share = contest.multiply_adds() * contest.args.tokens / middle / best
+        print(
+            f"{one.name:20} {contest.args.tokens / middle:7.0f} tok/s  ours is {statistics.median(ratios):5.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) times as fast  {100 * share:3.0f} % of the products' peak  "
+            f"{one.megabytes:6.0f} MB",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -262,30 +293,26 @@ def main() -> None:
     parser.add_argument("--nanochat", type=Path)
     parser.add_argument("--litgpt", action="store_true")
     parser.add_argument("--who", help="names that take part, with commas, ours first; left out: all")
-    parser.add_argument("--only", help="train this one alone and print its peak memory")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     contest = Contest(args)
     if args.only:
-        measure(contest, [args.only], 1)
-        # Not ru_maxrss, which begins at the memory of the process that started this one.
-        peak_kB = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-        print(json.dumps({"megabytes": peak_kB / 1000}))
+        obey(contest, args.only)
         return
-    names = args.who.split(",") if args.who else list(contest.all())
-    times = measure(contest, names, args.rounds)
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    best = peak(getattr(torch, args.dtype), clock)
-    print(f"{args.shape}, {args.dtype}, {args.threads} threads; products {best / 1e9:.0f} GFLOP/s")
-    for name, spent in times.items():
-        middle = statistics.median(spent)
-        ratio = statistics.median(b / a for a, b in zip(times["ours"], spent, strict=True))
-        share = contest.multiply_adds() * args.tokens / middle / best
-        print(
-            f"{name:20} {args.tokens / middle:7.0f} tok/s  ours is {ratio:5.2f} times as fast  "
-            f"{100 * share:3.0f} % of the products' peak  {memory_of(name):6.0f} MB"
-        )
+    quicken_float32()
+    best = peak(getattr(torch, args.dtype), clock_of(args.threads))
+    contestants = [Contestant(name) for name in (args.who.split(",") if args.who else contest.all())]
+    for number in range(WARM_UP + args.rounds):
+        for one in contestants:
+            one.step(number)
+            if number < WARM_UP:
+                one.seconds.clear()
+        if number >= WARM_UP:
+            show(contest, contestants, best)
+    for one in contestants:
+        one.process.communicate()
 
 
 if __name__ == "__main__":

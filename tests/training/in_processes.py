@@ -22,10 +22,13 @@ from torch.distributed.checkpoint import filesystem
 
 from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
+from athanor.models.adapters.attach import attach
 from athanor.models.config import TransformerConfig
+from athanor.models.families import FAMILIES
 from athanor.models.language import LanguageModel
 from athanor.models.outline import outline
 from athanor.models.shapes import count_parameters
+from athanor.training.adapt import AdaptSettings, begin
 from athanor.training.checkpoint import NEWEST
 from athanor.training.engines.choose import open_engine
 from athanor.training.engines.engine import Engine
@@ -83,6 +86,10 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
         model = LanguageModel(config)
     model = model.initialise(3).to(DTYPES[case.get("dtype", "float32")])
     apply_techniques(model.train(), settings)
+    if "adapter" in case:
+        family, ids = FAMILIES["llama"], batch_of(0, 0, 1).ids_BT[0].tolist()
+        chosen = AdaptSettings.model_validate({"steps": 1, "rows": 1, "learning_rate": 0.1, **case["adapter"]})
+        attach(model, family, begin(chosen, model, family, ids), train=True)
     objective = Objective(
         batch_of,
         # Balance of experts is a figure of one share: engines that share a batch differ in it, so it is left out.

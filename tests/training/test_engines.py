@@ -34,6 +34,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "experts": {"settings": {"optimizer": "adamw"}, "config": {"experts": 3, "experts_per_token": 2, "hidden": 32}},
     "half": {"settings": {"optimizer": "adamw", "accumulate": 2}, "dtype": "bfloat16"},
 }
+LORA = {"targets": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "lm_head"]}
+ADAPTER = {"settings": {"optimizer": "adamw", "learning_rate": 0.03}, "adapter": LORA}
 BY_DISTANCE = {"alibi": {"position": "alibi"}, "buckets": {"position": "buckets", "buckets": 8, "farthest": 16}}
 BY_POSITION = ("adamw", "muon", "recompute", "half")  # what context parallelism is tried with; experts it refuses
 STOP = 5
@@ -74,6 +76,10 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cases.append({"engine": "context", "where": f"{name}-context", **VARIANTS[name]})
     cases.append({"engine": "context", "where": "muon-context-then-fsdp2", "stop": STOP, **VARIANTS["muon"]})
     cases.append({"engine": "fsdp2", "where": "muon-context-then-fsdp2", **VARIANTS["muon"]})
+    run_case({"where": "lora-single", **ADAPTER}, folder, Engine())
+    cases += [{"engine": engine, "where": f"lora-{engine}", **ADAPTER} for engine in ("ddp", "fsdp2", "context")]
+    prefix = {"method": "ptuning", "prefix_tokens": 2}
+    cases.append({"engine": "context", "where": "prefix", "adapter": prefix, "config": {"max_positions": 32}})
     for name, config in BY_DISTANCE.items():
         variant = {"settings": {"optimizer": "adamw"}, "config": config}
         run_case({"where": f"{name}-single", **variant}, folder, Engine())
@@ -105,7 +111,7 @@ def rows_of(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def agree(folder: Path, name: str, reference: str) -> None:
     """The two runs have the same curve and end with the same weights, within the stated tolerance."""
-    loose = {"muon": 10.0, "half": 500.0}.get(reference.partition("-")[0], 1.0)
+    loose = {"muon": 10.0, "lora": 20.0, "half": 500.0}.get(reference.partition("-")[0], 1.0)
     rows, expected = rows_of(folder, name), rows_of(folder, reference)
     assert [row["step"] for row in rows] == list(range(12))
     assert expected[-1]["loss"] < 0.9 * expected[0]["loss"], "it must learn, or agreeing says nothing"
@@ -147,6 +153,27 @@ def test_rows_divided_by_positions_walk_the_curve_of_one(name: str, matrix: Path
     agree(matrix, f"{name}-context", f"{name}-single")
     if name == "muon":
         agree(matrix, "muon-context-then-fsdp2", "muon-single")
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "context"])
+def test_an_adapter_beside_a_frozen_network_walks_the_curve_of_one(engine: str, matrix: Path) -> None:
+    """One of its layers is the head, which shares its weight with the embedding."""
+    agree(matrix, f"lora-{engine}", "lora-single")
+    before, after = (load_file(matrix / f"lora-{one}.safetensors") for one in ("single", engine))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items() if "adapters" not in name)
+
+
+def test_rows_that_a_prefix_stands_before_are_not_divided(matrix: Path) -> None:
+    assert "a prefix stands before" in (matrix / "prefix-0.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [*ENGINES, "context"])
+def test_compiled_layers_walk_the_curve_of_plain_ones(engine: str, tmp_path: Path) -> None:
+    variant = {"settings": {"optimizer": "adamw", "compile": True}}
+    run_case({"where": "adamw-single", "settings": {"optimizer": "adamw"}}, tmp_path, Engine())
+    in_processes(tmp_path, [{"engine": engine, "where": "compiled", **variant}])
+    agree(tmp_path, "compiled", "adamw-single")
 
 
 @pytest.mark.slow

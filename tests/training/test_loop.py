@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
+from athanor.training.checkpoint import Checkpoints
 from athanor.training.guard import MOST_REWINDS, PATIENCE, Guard, is_spike
 from athanor.training.history import METRICS
 from athanor.training.loop import train
@@ -154,6 +156,31 @@ def test_a_run_of_bad_steps_goes_back_and_leaves_their_batches_out(tmp_path: Pat
     assert {row["step"] for row in rows if row.get("skipped") == "left out"} == bad
     assert any("went wrong: back at step" in note for note in progress.notes)
     assert progress.done == 40 * ROWS
+
+
+@pytest.mark.parametrize("every", [1, 10**6])
+def test_what_is_saved_amid_trouble_leaves_something_to_go_back_to(every: int, tmp_path: Path) -> None:
+    """With one checkpoint kept: a look at held-out data that saves its best, and stops between bad steps."""
+    bad = set(range(10, 10 + PATIENCE))
+    objective = replace(broken_at(bad), watch=lambda model: {"heldout": 1.0})
+    given = settings(steps=15, keep_checkpoints=1, keep_best=True, watch_every=every, checkpoint_seconds=1e9)
+    for _ in range(30):
+        try:
+            rows = train(small_model(), objective, given, tmp_path, StopAfter(1 if every > 1 else 99), "x")
+            break
+        except Stopped:
+            continue
+    assert {row["step"] for row in rows if row.get("skipped") == "left out"} == bad
+    assert len(Checkpoints(tmp_path).all()) == 1
+
+
+def test_a_warm_up_that_never_ends_is_told(tmp_path: Path) -> None:
+    progress = StopAfter(10**6)
+    train(small_model(), OBJECTIVE, settings(warmup=41), tmp_path / "long", progress, "x")
+    assert any("warmup=41 of 40 steps: the rate never reaches 0.02" in note for note in progress.notes)
+    progress = StopAfter(10**6)
+    train(small_model(), OBJECTIVE, settings(), tmp_path / "short", progress, "x")
+    assert not progress.notes
 
 
 def test_trouble_and_a_stop_in_the_middle_of_it_end_with_the_same_bits(tmp_path: Path) -> None:

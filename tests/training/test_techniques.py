@@ -48,7 +48,7 @@ def chats() -> list[tuple[list[int], list[bool]]]:
 def objective(
     fused: bool = True, document_mask: bool = True, by_length: bool = False, z_loss: float = 0.0
 ) -> Objective:
-    rows = group_conversations(chats(), 3 * ROWS) if by_length else pack_conversations(chats(), CONTEXT)
+    rows = group_conversations(chats(), 3 * ROWS, CONTEXT) if by_length else pack_conversations(chats(), CONTEXT)
     count = 3 * ROWS if by_length else ROWS
 
     def batch(step: int, rank: int, world: int) -> Any:
@@ -133,7 +133,7 @@ def test_a_technique_that_learns_otherwise_ends_near(technique: str, curve: Call
 
 
 def test_like_lengths_together_learn_the_same_with_less_padding(curve: Callable[..., np.ndarray]) -> None:
-    rows = group_conversations(chats(), 8)
+    rows = group_conversations(chats(), 8, CONTEXT)
     assert sorted(number for group in rows.groups for number in group) == list(range(120))
     width = max(len(ids) for ids, _ in chats())
     assert rows.filled > 0.75 > sum(len(ids) for ids, _ in chats()) / (120 * -(-width // 8) * 8)

@@ -119,8 +119,9 @@ def test_the_plan_gives_a_reason_for_every_value_and_starts_nothing(
     said = verb("finetune", model, data, "--rank", 16, "--plan")
     assert "40 conversations" in said and "as you said" in said and "holds the longest conversation" in said
     assert not (tmp_path / "store").exists()
-    told = json.loads(verb("finetune", model, data, "--plan", "--set", "neftune=5", "--json"))
+    told = json.loads(verb("finetune", model, data, "--plan", "--set", "neftune=5", "--set", "steps=3", "--json"))
     settings = told["steps"]["finetune"]["settings"]
+    assert settings["warmup"] == 1 and settings["steps"] == settings["watch_every"] * 3 == 3
     assert settings["neftune"] == 5 and settings["too_long"] == "refuse" and settings["keep_best"]
 
 
@@ -175,6 +176,12 @@ def test_data_that_cannot_be_learnt_from_is_refused_before_anything_starts(
         (["--method", "ia3", "--rank", 4], "rank has no meaning with method=ia3"),
         (["--targets", "nothing"], "no layer of this network"),
         (["--epochs", 0], "epochs=0"),
+        (["--rows", 0], "rows=0"),
+        (["--method", "full", "--rank", 4], "rank has no meaning with method=full"),
+        (["--last-layers", 1], "last_layers has no meaning with method=lora: it is for freeze"),
+        (["--set", "rows=7"], "--rows 7"),
+        (["--set", "too_long=split"], "--long-rows split"),
+        (["--set", "rate=[1"], "is not a setting"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_what_can(

@@ -18,10 +18,15 @@ from athanor.data.funnel import Funnel, Stage, describe_reasons
 from athanor.data.instruct.exports import NAMES, judged
 from athanor.data.instruct.formats import Format, Judgement, Lesson, Preference, read_lesson
 from athanor.data.instruct.names import HELDOUT, TRAIN
+from athanor.data.reading.decode import Unreadable
+from athanor.data.reading.items import BROKEN
+from athanor.data.reading.rows import json_file_rows, json_rows
+from athanor.data.reading.sources import SourceFile
 from athanor.store.artifact import Artifact
 from athanor.tokens.conversation import Conversation
 
 ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst")
+LONGEST_ROW = 64_000_000  # bytes
 
 
 class InstructSettings(Settings):
@@ -56,32 +61,23 @@ def files_of(path: str) -> list[Path]:
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Name and content of every row; None where a line is no JSON object."""
-    with open_text(path) as file:
-        if ".jsonl" in path.name:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path.name} line {number}", parsed(line)
-            return
-        try:
-            rows = json.load(file)
-        except ValueError as problem:
-            raise AthanorError(f"{path} is not JSON: {problem}", fix="JSON lines end in .jsonl") from problem
-    if not isinstance(rows, list):
-        raise AthanorError(
-            f"{path} holds no list", allowed="a list of objects in .json, or one object a line in .jsonl"
-        )
-    for number, row in enumerate(rows, 1):
-        yield f"{path.name} row {number}", row if isinstance(row, dict) else None
+    """Name and content of every row; None where a line or an element is no JSON object, or too long.
 
-
-def parsed(line: str) -> dict[str, Any] | None:
-    """The object on a line, if it is one."""
+    Raises:
+        AthanorError: the file is no JSON, or ends too early.
+    """
+    in_lines = ".jsonl" in path.name
+    file = SourceFile(path, path.name, None, 0)
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
+        for number, row in (json_rows if in_lines else json_file_rows)(file, LONGEST_ROW):
+            yield f"{path.name} {'line' if in_lines else 'row'} {number}", row if isinstance(row, dict) else None
+    except Unreadable as problem:
+        raise AthanorError(
+            f"{path} cannot be read: {problem} {problem.detail}".rstrip(),
+            allowed="a list of objects in .json, or one object a line",
+        ) from problem
+    except BROKEN as problem:
+        raise AthanorError(f"{path} is broken or cut short: {problem}", fix="fetch or make it again") from problem
 
 
 def read_instructions(

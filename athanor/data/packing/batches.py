@@ -94,7 +94,8 @@ def share_of(step: int, rows: int, rank: int, world: int) -> Numbers:
         raise AthanorError(f"rank={rank} of world={world}", allowed=f"0 to {world - 1}")
     if rows % world:
         raise AthanorError(
-            f"{rows} rows per step cannot be shared by {world} machines", allowed=f"a multiple of {world}"
+            f"{rows} rows per step cannot be divided into {world} pieces (processes times accumulate)",
+            allowed=f"a multiple of {world}",
         )
     first = step * rows + rank * (rows // world)
     return np.arange(first, first + rows // world, dtype=np.int64)

@@ -65,44 +65,47 @@ def pack_conversations(
     Raises:
         AthanorError: a conversation is longer than a row and `too_long` is "refuse"; nothing is left to learn.
     """
-    pieces = fit(list(rendered), context, too_long)
+    given = list(rendered)
+    pieces, owners = fit(given, context, too_long)
     if not any(any(mask[1:]) for _, mask in pieces):
         raise AthanorError(f"none of {len(pieces)} conversations has an answer to learn from", fix="check the data")
     rows = _best_fit([len(ids) for ids, _ in pieces], context)
     ids_RT = np.zeros((len(rows), context), dtype=np.int64)
     targets_RT = np.full((len(rows), context), IGNORED, dtype=np.int64)
-    documents_RT = np.full((len(rows), context), len(pieces), dtype=np.int64)
+    documents_RT = np.full((len(rows), context), len(given), dtype=np.int64)
     for row, members in enumerate(rows):
         place = 0
         for number in members:
             ids, mask = (np.asarray(part) for part in pieces[number])
             end = place + len(ids)
             ids_RT[row, place:end] = ids
-            documents_RT[row, place:end] = number
+            # Two pieces of one conversation never share a row: all but its last fill one.
+            documents_RT[row, place:end] = owners[number]
             targets_RT[row, place : end - 1] = np.where(mask[1:], ids[1:], IGNORED)
             place = end
     tokens = sum(len(ids) for ids, _ in pieces)
     learnt = int(np.count_nonzero(targets_RT != IGNORED))
-    return PackedConversations(ids_RT, targets_RT, documents_RT, len(pieces), learnt, tokens / ids_RT.size)
+    return PackedConversations(ids_RT, targets_RT, documents_RT, len(given), learnt, tokens / ids_RT.size)
 
 
-def fit(rendered: list[IdsAndMask], context: int, too_long: TooLong) -> list[IdsAndMask]:
-    """The conversations, each at most `context` long."""
+def fit(rendered: Sequence[IdsAndMask], context: int, too_long: TooLong) -> tuple[list[IdsAndMask], list[int]]:
+    """Pieces of at most `context` tokens, and the number of the conversation that each is of; empty ones have none."""
     pieces: list[IdsAndMask] = []
+    owners: list[int] = []
     for number, (ids, mask) in enumerate(rendered):
         if len(ids) != len(mask):
             raise AthanorError(f"conversation {number} has {len(ids)} ids and {len(mask)} mask entries")
-        if len(ids) <= context or too_long == "truncate":
-            pieces.append((ids[:context], mask[:context]))
-        elif too_long == "split":
-            pieces += [(ids[at : at + context], mask[at : at + context]) for at in range(0, len(ids), context)]
-        else:
+        if len(ids) > context and too_long == "refuse":
             raise AthanorError(
                 f"conversation {number} has {len(ids)} tokens, a row holds {context}",
                 allowed="too_long: refuse, truncate, split",
                 fix="raise the context, leave the conversation out, or set too_long",
             )
-    return [piece for piece in pieces if len(piece[0])]
+        end = context if too_long == "truncate" else len(ids)
+        for at in range(0, min(end, len(ids)), context):
+            pieces.append((ids[at : at + context], mask[at : at + context]))
+            owners.append(number)
+    return pieces, owners
 
 
 def _best_fit(lengths: list[int], context: int) -> list[list[int]]:

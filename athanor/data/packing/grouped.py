@@ -12,7 +12,7 @@ import numpy as np
 
 from athanor.base.errors import AthanorError
 from athanor.data.packing.batches import IGNORED, Batch, Numbers, Rows
-from athanor.data.packing.conversations import IdsAndMask
+from athanor.data.packing.conversations import IdsAndMask, TooLong, fit
 
 WIDTHS = 8  # a step's width is a multiple of this: products of odd sizes are slower
 
@@ -22,17 +22,16 @@ class GroupedConversations:
     """Groups of conversations, sorted by length before they were cut; an epoch shuffles the groups.
 
     Attributes:
-        pieces: (ids, mask) of every conversation.
-        groups: numbers of the conversations of each step.
+        pieces: (ids, mask) of every conversation, or of its parts where it was split.
+        owners: number of the conversation that each piece is of.
+        groups: numbers of the pieces of each step.
+        conversations: how many there were.
     """
 
     pieces: Sequence[IdsAndMask]
+    owners: Sequence[int]
     groups: Sequence[Sequence[int]]
-
-    @property
-    def conversations(self) -> int:
-        """How many there are."""
-        return len(self.pieces)
+    conversations: int
 
     @property
     def width(self) -> float:
@@ -48,7 +47,10 @@ class GroupedConversations:
     def batch(self, step: int, rows: int, seed: int = 0, rank: int = 0, world: int = 1) -> Batch:
         """The share of `rank` in the `rows` rows of `step`: a pure function of these numbers."""
         if rows % world:
-            raise AthanorError(f"{rows} rows per step cannot be shared by {world} machines", allowed="a multiple")
+            raise AthanorError(
+                f"{rows} rows per step cannot be divided into {world} pieces (processes times accumulate)",
+                allowed=f"a multiple of {world}",
+            )
         group = self._group(step, seed)
         shape = (rows, self._width(group))
         ids_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED, dtype=np.int64)
@@ -63,17 +65,17 @@ class GroupedConversations:
 
     def members(self, step: int, rows: int, seed: int = 0) -> list[int]:
         """Numbers of the conversations that a step reads."""
-        return list(self._group(step, seed))
+        return list(dict.fromkeys(self.owners[number] for number in self._group(step, seed)))
 
     def steps_per_epoch(self, rows: int) -> int:
         """Steps after which every conversation was seen once."""
         return len(self.groups)
 
     def group_of_conversation(self) -> Numbers:
-        """The group of each conversation."""
-        groups = np.zeros(len(self.pieces), dtype=np.int64)
-        for number, group in enumerate(self.groups):
-            groups[list(group)] = number
+        """The group of each conversation; of one that was split, the first."""
+        groups = np.zeros(self.conversations, dtype=np.int64)
+        for number in reversed(range(len(self.groups))):
+            groups[[self.owners[piece] for piece in self.groups[number]]] = number
         return groups
 
     def _group(self, step: int, seed: int) -> Sequence[int]:
@@ -84,13 +86,20 @@ class GroupedConversations:
         return -(-longest // WIDTHS) * WIDTHS
 
 
-def group_conversations(pieces: Sequence[IdsAndMask], rows: int) -> GroupedConversations:
+def group_conversations(
+    rendered: Sequence[IdsAndMask], rows: int, context: int, too_long: TooLong = "refuse"
+) -> GroupedConversations:
     """Sort by length and cut into groups of `rows`; equal lengths keep their order.
+
+    Args:
+        context, too_long: as in `pack_conversations`.
 
     Raises:
         AthanorError: there is nothing to learn from.
     """
+    pieces, owners = fit(rendered, context, too_long)
     if not any(any(mask[1:]) for _, mask in pieces):
         raise AthanorError(f"none of {len(pieces)} conversations has an answer to learn from", fix="check the data")
     order = sorted(range(len(pieces)), key=lambda number: (-len(pieces[number][0]), number))
-    return GroupedConversations(pieces, [order[first : first + rows] for first in range(0, len(order), rows)])
+    groups = [order[first : first + rows] for first in range(0, len(order), rows)]
+    return GroupedConversations(pieces, owners, groups, len(rendered))

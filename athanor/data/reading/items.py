@@ -51,7 +51,7 @@ Item = Document | SetAside
 
 
 def find_text_field(names: Iterable[str], text_field: str | None) -> str:
-    """The field that holds the text of rows with these fields.
+    """The field that holds the text of rows with these fields, small and capital letters alike where it must be.
 
     Raises:
         Unreadable: there is none, or the rows are conversations.
@@ -59,6 +59,8 @@ def find_text_field(names: Iterable[str], text_field: str | None) -> str:
     names = list(names)
     wanted = (text_field,) if text_field else TEXT_FIELDS
     found = next((name for name in wanted if name in names), None)
+    if found is None:  # Text, BODY: spreadsheets have their own taste
+        found = next((name for one in wanted for name in names if name.lower() == one.lower()), None)
     if found is not None:
         return found
     if any(name in names for name in CONVERSATIONS):

@@ -8,17 +8,18 @@ SOUNDS = (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a")
 KINDS = {
     ".txt": "text", ".text": "text", ".md": "text", ".markdown": "text",
     ".html": "html", ".htm": "html", ".xhtml": "html",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "table", ".tsv": "table",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "table", ".tsv": "table",
     ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
     ".warc": "warc", ".wet": "warc", ".pdf": "pdf", ".epub": "epub", ".docx": "docx", ".tar": "tar", ".tgz": "tar",
+    ".zip": "zip",
     **dict.fromkeys(PICTURES, "picture"), **dict.fromkeys(SOUNDS, "sound"),
 }  # fmt: skip
 COMPRESSED = (".gz", ".zst")
-COMPRESSIBLE = ("text", "html", "jsonl", "table", "warc", "tar")  # kinds that may be compressed as a whole
+COMPRESSIBLE = ("text", "html", "jsonl", "json", "table", "warc", "tar")  # kinds that may be compressed as a whole
 MEDIA = ("picture", "sound")
 ALLOWED = (
-    ".txt .md .html .jsonl .csv .tsv .warc .tar, these also with .gz or .zst; .pdf .epub .docx .parquet .arrow;"
-    " pictures and sounds with their captions"
+    ".txt .md .html .jsonl .json .csv .tsv .warc .tar, these also with .gz or .zst; .zip .pdf .epub .docx .parquet"
+    " .arrow; pictures and sounds with their captions"
 )
 CAPTIONS = (".txt", ".caption", ".lab", ".json")  # beside a picture or sound of the same name
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")  # in a folder of pictures or sounds: a row for each

@@ -30,7 +30,7 @@ from athanor.store.artifact import Artifact
 PYTHON = "python:"
 MEGA = 1e6
 GROUP_BYTES = 1_000_000  # of files that a worker reads at once
-SIMPLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".csv", ".tsv", ".pdf")
+SIMPLE = (".txt", ".md", ".html", ".htm", ".jsonl", ".json", ".csv", ".tsv", ".pdf")
 PACKED_BYTES = 256_000  # of any other file: what is compressed may grow a lot
 
 

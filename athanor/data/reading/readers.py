@@ -4,22 +4,20 @@ A reader yields documents, and `SetAside` for a row it cannot use; it raises `Un
 cannot be used.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from typing import IO, Any
-
-import orjson
+from typing import Any
 
 from athanor.data.document import Document
-from athanor.data.reading.archive import read_tar
+from athanor.data.reading.archive import read_tar, read_zip
 from athanor.data.reading.columns import read_arrow, read_parquet
 from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
 from athanor.data.reading.docx import read_docx
 from athanor.data.reading.epub import read_epub
-from athanor.data.reading.items import BROKEN, ReadLimits, SetAside, documents_of, documents_of_row, find_text_field
+from athanor.data.reading.items import BROKEN, ReadLimits, SetAside, documents_of
 from athanor.data.reading.media import NAME_FIELD, document_of_row, read_medium, without_words
 from athanor.data.reading.pages import read_html
+from athanor.data.reading.rows import json_rows, read_json, read_jsonl
 from athanor.data.reading.sources import SourceFile, is_access_error
 from athanor.data.reading.tables import open_table, read_table
 from athanor.data.reading.warc import read_warc
@@ -57,73 +55,6 @@ def read_text(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
     yield from documents_of(decode_stream(file.open, encoding), file.name, limits, **kind)
 
 
-def read_jsonl(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
-    """One document per row of JSON lines; rows are named by their line number."""
-    for number, row in json_rows(file, limits):
-        name, where = f"{file.name}#{number}", f"line {number}"
-        if isinstance(row, SetAside):
-            yield row
-            continue
-        try:
-            field = find_text_field(row, limits.text_field)
-        except Unreadable as problem:
-            yield SetAside(name, problem.reason, f"{where} {problem.detail}".strip())
-            continue
-        yield from documents_of_row(row, field, name, where, limits)
-
-
-def json_rows(file: SourceFile, limits: ReadLimits) -> Iterator[tuple[int, dict[str, Any] | SetAside]]:
-    """(line number, row) of every line of a file that is not blank."""
-    with file.open() as stream:
-        for number, line in bounded_lines(stream, limits.max_line_bytes):
-            name = f"{file.name}#{number}"
-            if line is None:
-                detail = f"line {number} is longer than {limits.max_line_bytes} bytes"
-                yield number, SetAside(name, "line too long", detail)
-            elif line.strip():
-                try:
-                    yield number, parse_row(line)
-                except Unreadable as problem:
-                    yield number, SetAside(name, problem.reason, f"line {number} {problem.detail}".strip(), len(line))
-
-
-def bounded_lines(stream: IO[bytes], most: int) -> Iterator[tuple[int, bytes | None]]:
-    """(line number, line) of a binary stream; None for a line longer than `most` bytes, which is never held whole."""
-    number = 0
-    while line := stream.readline(most + 1):
-        number += 1
-        if len(line) <= most or line.endswith(b"\n"):
-            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-            continue
-        while line and not line.endswith(b"\n"):
-            line = stream.readline(1 << 20)
-        yield number, None
-
-
-def parse_row(line: bytes) -> dict[str, Any]:
-    """The row of a line.
-
-    Raises:
-        Unreadable: broken UTF-8 or JSON, or no object.
-    """
-    try:
-        row = orjson.loads(line)
-    except ValueError:  # it knows no NaN, no half surrogates and no numbers of more than 64 bits
-        row = _parse_slowly(line)
-    if not isinstance(row, dict):
-        raise Unreadable("not a JSON object")
-    return row
-
-
-def _parse_slowly(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise Unreadable("broken UTF-8") from None
-    except (ValueError, RecursionError) as problem:
-        raise Unreadable("not JSON", str(problem)) from None
-
-
 def read_media_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
     """The documents of a folder's metadata.jsonl, .csv or .tsv: one for each picture or sound that it names.
 
@@ -132,7 +63,7 @@ def read_media_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document 
     assert file.folder is not None
     named: set[str] = set()
     plain = read_jsonl if file.path.suffix.lower() == ".jsonl" else read_table
-    rows = json_rows(file, limits) if plain is read_jsonl else open_table(file, limits)[1]
+    rows = json_rows(file, limits.max_line_bytes) if plain is read_jsonl else open_table(file, limits)[1]
     for number, row in rows:
         if not named and isinstance(row, dict) and NAME_FIELD not in row:
             yield from plain(file, limits)
@@ -146,7 +77,7 @@ def read_media_table(file: SourceFile, limits: ReadLimits) -> Iterator[Document 
 
 def read_archive(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
     """The documents of an archive's files."""
-    yield from read_tar(file, limits, read_file)
+    yield from (read_zip if file.kind == "zip" else read_tar)(file, limits, read_file)
 
 
 def read_pdf(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAside]:
@@ -214,7 +145,8 @@ def _hyphenated(line: str, following: str) -> bool:
 
 
 READERS: dict[str, Reader] = {
-    "text": read_text, "jsonl": read_jsonl, "html": read_html, "pdf": read_pdf, "table": read_table,
+    "text": read_text, "jsonl": read_jsonl, "json": read_json, "html": read_html, "pdf": read_pdf, "table": read_table,
     "parquet": read_parquet, "arrow": read_arrow, "warc": read_warc, "epub": read_epub, "docx": read_docx,
     "picture": read_medium, "sound": read_medium, "captions": read_media_table, "tar": read_archive,
+    "zip": read_archive,
 }  # fmt: skip

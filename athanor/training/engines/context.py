@@ -135,6 +135,8 @@ class Context(Processes):
                 allowed="a Transformer without experts, and without a source beside it",
                 fix="use engine=ddp, fsdp2 or tensor",
             )
+        if any(type(block.attention) is not Attention for trunk in trunks for block in trunk.blocks):
+            raise AthanorError("engine=context cannot divide rows that a prefix stands before", fix="use ddp or fsdp2")
         for trunk in trunks:
             self._become(trunk, SomePositions)
             for block in trunk.blocks:

@@ -102,6 +102,9 @@ def join(backend: str) -> None:
 
 
 def set_parameter(model: nn.Module, name: str, weight: Tensor, learns: bool) -> None:
-    """Put a tensor in the place of a parameter."""
-    home, _, last = name.rpartition(".")
-    setattr(model.get_submodule(home), last, nn.Parameter(weight, requires_grad=learns))
+    """Put a tensor in the place of a parameter, wherever it stands: embedding and head may share one."""
+    old, new = model.get_parameter(name), nn.Parameter(weight, requires_grad=learns)
+    for module in model.modules():
+        for own, one in list(module.named_parameters(recurse=False)):
+            if one is old:
+                setattr(module, own, new)

@@ -10,7 +10,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
 from athanor.data.instruct.exports import to_alpaca, to_openai, to_sharegpt
 from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson
-from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions
+from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions, rows_of
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
 from tests.conftest import REAL_DATA
@@ -227,6 +227,24 @@ def test_what_holds_nothing_is_refused(tmp_path: Path, run_step: RunStep) -> Non
     (tmp_path / "a.jsonl").write_text('{"instruction": "x", "output": ""}\n')
     with pytest.raises(AthanorError, match="no conversation"):
         run_step(read_instructions, InstructSettings(path=str(tmp_path)))
-    (tmp_path / "a.json").write_text('{"one": "object"}')
-    with pytest.raises(AthanorError, match="holds no list"):
-        run_step(read_instructions, InstructSettings(path=str(tmp_path / "a.json")))
+    for content, problem in (
+        ("words", "begins with"),
+        ('[{"instruction": "x"', "ends too early in row 1"),
+        ("", "empty"),
+    ):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(AthanorError, match=problem):
+            run_step(read_instructions, InstructSettings(path=str(tmp_path / "a.json")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])
+@pytest.mark.parametrize("name", ["list.json", "pretty.json", "lines.json", "lines.jsonl"])
+def test_lists_and_lines_in_the_encodings_of_chinese_windows(tmp_path: Path, name: str, encoding: str) -> None:
+    rows = [
+        {"instruction": f"第{number}个问题：今天的天气怎么样？", "output": "天气很好，我们去公园。"}
+        for number in range(9)
+    ]
+    as_lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    as_list = json.dumps(rows, ensure_ascii=False, indent=2 if name.startswith("pretty") else None)
+    (tmp_path / name).write_text(as_lines if name.startswith("lines") else as_list, encoding=encoding)
+    assert [row for _, row in rows_of(tmp_path / name)] == rows

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from athanor.base.errors import AthanorError
 from athanor.data.packing.batches import IGNORED, Batches, Shuffle
 from athanor.data.packing.conversations import pack_conversations
+from athanor.data.packing.grouped import group_conversations
 from athanor.data.packing.pack import TokenFiles, TokenWriter
+from athanor.training.sft import row_of_conversation
 
 
 @pytest.fixture
@@ -177,7 +179,20 @@ def test_a_conversation_that_does_not_fit():
     cut = pack_conversations(made, 20, "truncate")
     assert cut.filled == 25 / 40 and cut.learnt == 3 + 5
     split = pack_conversations(made, 20, "split")
-    assert split.conversations == 3 and sorted(split.ids_RT[split.documents_RT < 3].tolist()) == list(range(1, 36))
+    assert split.conversations == 2 and sorted(split.ids_RT[split.documents_RT < 2].tolist()) == list(range(1, 36))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_conversation_that_was_split_keeps_its_number(grouped):
+    """What a step read is told by conversations: the pieces of a long one do not move the numbers behind it."""
+    made = conversations([5, 50, 7, 6])
+    rows = group_conversations(made, 1, 20, "split") if grouped else pack_conversations(made, 20, "split")
+    assert rows.conversations == 4
+    for step in range(rows.steps_per_epoch(1)):
+        ids, members = rows.batch(step, 1, seed=3).ids_BT, rows.members(step, 1, seed=3)
+        assert set(members) == {number for number, (own, _) in enumerate(made) if np.isin(own, ids).any()}
+    where = rows.group_of_conversation() if grouped else row_of_conversation(rows)
+    assert len(where) == 4 and len(set(where.tolist())) == (4 if grouped else 3)
 
 
 def test_nothing_to_learn_is_an_error():

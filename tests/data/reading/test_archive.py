@@ -5,6 +5,8 @@ import io
 import subprocess
 import sys
 import tarfile
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,8 +55,9 @@ def test_members_are_read_as_samples_or_files(folder, read_all, suffix, form):
         "c/page.y.html": "Another page.",
     }  # fmt: skip
     assert {source.removeprefix(f"{name}/"): reason for source, reason in aside.items()} == {
-        "a/003": "a picture without words", "d/x.json": "kind not read: .json", "d/model.bin": "kind not read: .bin",
-        "d/inner.tar": "an archive inside an archive", "d/empty.txt": "empty file",
+        "a/003": "a picture without words", "d/x.json#1": "no field text or content or body",
+        "d/model.bin": "kind not read: .bin", "d/inner.tar": "an archive inside an archive",
+        "d/empty.txt": "empty file",
     }  # fmt: skip
     reference = dict(documents[0].media[0])
     offset = reference.pop("offset", None)
@@ -95,13 +98,82 @@ def test_links_and_devices_are_not_followed(folder, read_all):
             header = tarfile.TarInfo(name)
             header.type, header.linkname = kind, "/etc/passwd"
             archive.addfile(header)
-        header = tarfile.TarInfo("../../outside.txt")
-        header.size = 5
-        archive.addfile(header, io.BytesIO(b"words"))
+        for name in ("../../outside.txt", "inside.txt"):
+            header = tarfile.TarInfo(name)
+            header.size = 5
+            archive.addfile(header, io.BytesIO(b"words"))
     (folder / "x.tar").write_bytes(out.getvalue())
     documents, aside = read_all(folder)
     assert aside["x.tar/link.txt"] == aside["x.tar/null.txt"] == "not a file (link or device)"
-    assert not documents or documents[0].text == "words"
+    assert aside["x.tar/../../outside.txt"] == "a name that leads out of the archive"
+    assert [document.source for document in documents] == ["x.tar/inside.txt"]
+
+
+def make_zip(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_is_read_as_its_files_are_in_a_tar(folder, read_all, method):
+    members = {**SAMPLES, "d/inner.zip": make_zip({"x.txt": b"x"}), "笔记/第 一 篇.txt": "今天天气很好。".encode()}
+    read = {}
+    for name, data in (("x.tar", make_tar(dict(sorted(members.items())))), ("x.zip", make_zip(members, method))):
+        (folder / name).write_bytes(data)
+        documents, aside = read_all(folder / name, max_document_bytes=2_000_000)
+        texts = {document.source.removeprefix(f"{name}/"): document.text for document in documents}
+        sizes = [[(one["member"], one["bytes"]) for one in document.media] for document in documents]
+        read[name] = texts, sizes, {source.removeprefix(f"{name}/"): reason for source, reason in aside.items()}
+        (folder / name).unlink()
+    assert read["x.zip"] == read["x.tar"]
+    assert read["x.zip"][0]["笔记/第 一 篇.txt"] == "今天天气很好。"
+
+
+def test_a_zip_from_chinese_windows_has_its_names(folder, read_all):
+    data = make_zip({"AAAAAAAA.txt": "今天天气很好。".encode(), "caf\u00e9.txt": b"words"})
+    name = "我的笔记".encode("gb18030")
+    assert len(name) == len("AAAAAAAA")
+    (folder / "x.zip").write_bytes(data.replace(b"AAAAAAAA", name))
+    documents, aside = read_all(folder / "x.zip")
+    assert {document.source for document in documents} == {"x.zip/我的笔记.txt", "x.zip/café.txt"} and not aside
+
+
+def test_zips_that_are_hostile_or_damaged(folder, read_all):
+    good = {f"{number:02}.txt": f"Text number {number}. ".encode() * 50 for number in range(9)}
+    (folder / "bomb.zip").write_bytes(make_zip({**good, "zeros.txt": bytes(80_000_000)}))
+    (folder / "bombs.zip").write_bytes(make_zip({f"{number}.txt": bytes(10_000_000) for number in range(8)}))
+    (folder / "out.zip").write_bytes(
+        make_zip({"../../out.txt": b"words", "/etc/x.txt": b"words", "a\\..\\b.txt": b"x", "in.txt": b"words"})
+    )
+    whole = make_zip(good)
+    (folder / "cut.zip").write_bytes(whole[:-100])
+    place = whole.index(b"03.txt") + len(b"03.txt") + 5
+    (folder / "one.zip").write_bytes(whole[:place] + b"\xff\xff\xff" + whole[place + 3 :])
+    flags, method = whole.index(b"PK\x01\x02") + 8, whole.index(b"PK\x01\x02") + 10  # of the first file
+    (folder / "locked.zip").write_bytes(whole[:flags] + b"\x01" + whole[flags + 1 :])
+    (folder / "strange.zip").write_bytes(whole[:method] + b"\x09" + whole[method + 1 :])
+    (folder / "text.zip").write_text("no archive " * 200)
+    documents, aside = read_all(folder)
+    counts = Counter(document.source.split("/")[0] for document in documents)
+    assert counts == {"out.zip": 1, "one.zip": 8, "locked.zip": 8, "strange.zip": 8}
+    leads = "a name that leads out of the archive"
+    assert aside == {
+        "bomb.zip": "archive unpacks to too much", "bombs.zip": "archive unpacks to too much",
+        "out.zip/../../out.txt": leads, "out.zip//etc/x.txt": leads, "out.zip/a\\..\\b.txt": leads,
+        "cut.zip": "broken or truncated archive", "text.zip": "broken or truncated archive",
+        "one.zip/03.txt": "broken or unusual compression", "locked.zip/00.txt": "encrypted file",
+        "strange.zip/00.txt": "broken or unusual compression",
+    }  # fmt: skip
+
+
+def test_a_tar_that_is_a_bomb_is_refused_before_it_is_unpacked(folder, read_all):
+    (folder / "bomb.tar.gz").write_bytes(gzip.compress(make_tar({"a.txt": b"words", "b.txt": bytes(80_000_000)}), 9))
+    documents, aside = read_all(folder)
+    assert [document.text for document in documents] == ["words"]
+    assert aside == {"bomb.tar.gz": "archive unpacks to too much"}
 
 
 READ_IN_CHILD = """

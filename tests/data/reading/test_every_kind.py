@@ -12,7 +12,7 @@ from athanor.data.reading.items import ReadLimits, SetAside
 from athanor.data.reading.kinds import KINDS
 from athanor.data.reading.readers import READERS, read_file
 from athanor.data.reading.sources import find_sources
-from tests.data.reading.test_archive import make_tar
+from tests.data.reading.test_archive import make_tar, make_zip
 from tests.data.reading.test_packages import chapter, docx, epub, paragraph, write_zip
 from tests.data.reading.test_read import NOTE, make_pdf
 from tests.data.reading.test_warc import record, response
@@ -34,6 +34,7 @@ def every(folder):
     (folder / "a.html").write_text(f"<html><title>T</title><p>{NOTE}</p></html>")
     (folder / "a.jsonl").write_bytes(lines)
     (folder / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
+    (folder / "a.json").write_text(json.dumps([{"text": text} for text in texts], indent=1))
     (folder / "a.csv").write_text("text,n\n" + "".join(f'"{text.strip()}",1\n' for text in texts))
     table = pa.table({"text": texts})
     pq.write_table(table, folder / "a.parquet", row_group_size=5)
@@ -47,6 +48,7 @@ def every(folder):
     write_zip(folder / "a.docx", docx(paragraph(NOTE)))
     samples = {"0.png": png(), "0.txt": b"words", "x.txt": NOTE.encode(), "rows.jsonl": lines}
     (folder / "a.tar").write_bytes(make_tar(samples, form=tarfile.PAX_FORMAT))
+    (folder / "a.zip").write_bytes(make_zip(samples))
     for name, data in (("picture.png", png()), ("sound.wav", wav())):
         (folder / name).write_bytes(data)
         (folder / name).with_suffix(".txt").write_text("Words.")

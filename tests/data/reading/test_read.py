@@ -13,7 +13,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
 from athanor.base.records import read_records
 from athanor.data.reading.read import ReadSettings, fingerprint, read_documents
-from athanor.data.reading.readers import bounded_lines
+from athanor.data.reading.rows import bounded_lines
 from athanor.data.shards import read_shards
 
 NOTE = "A note about the garden: the roses have come out and the bees are busy among them.\n"

@@ -1,0 +1,133 @@
+/* Attention of bfloat16 numbers, forward and backward, by the processor's own products of pairs (AVX512-BF16).
+
+   Sums are float32; probabilities and their gradients are rounded to bfloat16 before the products, as torch rounds them.
+
+   A product of pairs adds a[2i] b[2i] + a[2i+1] b[2i+1] to each of 16 sums. So the left factor is read as 32-bit words
+   that hold a pair, and the right factor is packed: word [i][n] holds elements (2i, n) and (2i+1, n). */
+
+#include "attention.h"
+
+#ifdef HAS_WIDE
+
+#define FAST __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+#define MULTIPLY_ADD(sums, left, right) _mm512_dpbf16_ps(sums, (__m512bh)(left), (__m512bh)(right))
+#include "wide.h"
+
+/* Packs rows [positions][size] so that pairs run along the positions: words [position / 2][size]. */
+INSIDE void pack_positions(word *to, const uint16_t *rows, int64_t count, int64_t size) {
+    for (int64_t i = 0; i < count; i += 2)
+        for (int64_t h = 0; h < size; h++)
+            to[i / 2 * size + h] = rows[i * size + h] | (uint32_t)rows[(i + 1) * size + h] << 16;
+}
+
+/* Rounds numbers to bfloat16, and two rows of them to words that hold a pair; counts are multiples of 16. */
+INSIDE __m256i rounded(const float *from) { return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)); }
+
+INSIDE void round_row(uint16_t *to, const float *from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) _mm256_storeu_si256((__m256i *)(to + i), rounded(from + i));
+}
+
+INSIDE void round_pair(word *to, const float *a, const float *b, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) {
+        __m512i low = _mm512_cvtepu16_epi32(rounded(a + i)), high = _mm512_cvtepu16_epi32(rounded(b + i));
+        _mm512_storeu_si512(to + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+
+INSIDE float dot_halves(const uint16_t *a, const uint16_t *b, int64_t count) {
+    float lanes[LANES] = {0};
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += widen(a[i + j]) * widen(b[i + j]);
+    return sum_lanes(lanes);
+}
+
+INSIDE uint16_t *place(const Heads *heads, int64_t row, int64_t position, int64_t head) {
+    return (uint16_t *)heads->data + row * heads->row + position * heads->step + head * heads->head;
+}
+
+FAST void pairs_forward(const Task *t, int64_t row, int64_t key_head, char *scratch) {
+    int64_t size = t->size, padded = t->padded, half = size / 2;
+    uint16_t *rows = (uint16_t *)scratch;                  /* padded x size, then ROWS x size of queries */
+    word *keys = (word *)(rows + padded * size), *values = keys + padded * half;
+    float *score = (float *)(values + padded * half), *sum = score + ROWS * padded, *out = sum + ROWS;
+    uint16_t *p = (uint16_t *)(out + ROWS * size);
+    copy_rows(rows, &t->k, row, key_head, 0, padded, t, 2);
+    pack_columns(keys, (word *)rows, padded, half);
+    copy_rows(rows, &t->v, row, key_head, 0, padded, t, 2);
+    pack_positions(values, rows, padded, size);
+    for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
+        for (int64_t start = 0; start < t->length; start += ROWS) {
+            int64_t low, high = seen(t, start, &low), count = high - low;
+            copy_rows(rows, &t->q, row, head, start, ROWS, t, 2);
+            product((word *)rows, half, 1, keys + low * half, KEYS, KEYS * half, half, score, count, ROWS, count, 0);
+            for (int64_t i = 0; i < ROWS; i++) {
+                float most;
+                hide(score + i * count, t, start + i, low, high);
+                sum[i] = exponentials(score + i * count, count, t->scale, &most);
+                round_row(p + i * count, score + i * count, count);
+                if (start + i < t->length)
+                    t->log_sum[(row * t->heads + head) * t->length + start + i] = most * t->scale + logf(sum[i]);
+            }
+            product((word *)p, count / 2, 1, values + low * half, size, KEYS, count / 2, out, size, ROWS, size, 0);
+            for (int64_t i = 0; i < ROWS && start + i < t->length; i++) {
+                for (int64_t h = 0; h < size; h++) out[i * size + h] /= sum[i];
+                round_row((uint16_t *)t->y + ((row * t->length + start + i) * t->heads + head) * size, out + i * size,
+                          size);
+            }
+        }
+}
+
+/* With p the probabilities and dp = dy v: dscore = p (dp - y dy) scale, dv = p dy, dq = dscore k, dk = dscore q. */
+FAST void pairs_backward(const Task *t, int64_t row, int64_t key_head, char *scratch) {
+    int64_t size = t->size, padded = t->padded, half = size / 2;
+    uint16_t *rows = (uint16_t *)scratch, *queries = rows + padded * size, *slopes = queries + ROWS * size;
+    word *keys = (word *)(slopes + ROWS * size), *values = keys + padded * half, *keys_up = values + padded * half;
+    word *queries_up = keys_up + padded * half, *slopes_up = queries_up + ROWS * half;
+    float *dkeys = (float *)(slopes_up + ROWS * half), *dvalues = dkeys + padded * size;
+    float *score = dvalues + padded * size, *dp = score + ROWS * padded, *out = dp + ROWS * padded;
+    word *p_up = (word *)(out + ROWS * size), *dscore_up = p_up + ROWS / 2 * padded;
+    uint16_t *dscore = (uint16_t *)(dscore_up + ROWS / 2 * padded);
+    memset(dkeys, 0, (size_t)(2 * padded * size) * 4);
+    copy_rows(rows, &t->v, row, key_head, 0, padded, t, 2);
+    pack_columns(values, (word *)rows, padded, half);
+    copy_rows(rows, &t->k, row, key_head, 0, padded, t, 2);
+    pack_columns(keys, (word *)rows, padded, half);
+    pack_positions(keys_up, rows, padded, size);
+    for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
+        for (int64_t start = 0; start < t->length; start += ROWS) {
+            int64_t low, high = seen(t, start, &low), count = high - low;
+            copy_rows(queries, &t->q, row, head, start, ROWS, t, 2);
+            copy_rows(slopes, &t->dy, row, head, start, ROWS, t, 2);
+            pack_positions(queries_up, queries, ROWS, size);
+            pack_positions(slopes_up, slopes, ROWS, size);
+            product((word *)queries, half, 1, keys + low * half, KEYS, KEYS * half, half, score, count, ROWS, count, 0);
+            product((word *)slopes, half, 1, values + low * half, KEYS, KEYS * half, half, dp, count, ROWS, count, 0);
+            for (int64_t i = 0; i < ROWS; i++) {
+                float total = 0, mean = 0, *one = score + i * count, *other = dp + i * count;
+                hide(one, t, start + i, low, high);
+                if (start + i < t->length) {
+                    const uint16_t *y = t->y;
+                    total = t->log_sum[(row * t->heads + head) * t->length + start + i];
+                    mean = dot_halves(y + ((row * t->length + start + i) * t->heads + head) * size, slopes + i * size,
+                                      size);
+                }
+                slopes_of_scores(one, other, count, t->scale, total, mean);
+                round_row(dscore + i * count, other, count);
+                if (i % 2) {
+                    round_pair(p_up + i / 2 * count, one - count, one, count);
+                    round_pair(dscore_up + i / 2 * count, other - count, other, count);
+                }
+            }
+            product(p_up, 1, count, slopes_up, size, KEYS, ROWS / 2, dvalues + low * size, size, count, size, 1);
+            product(dscore_up, 1, count, queries_up, size, KEYS, ROWS / 2, dkeys + low * size, size, count, size, 1);
+            product((word *)dscore, count / 2, 1, keys_up + low * half, size, KEYS, count / 2, out, size, ROWS, size, 0);
+            for (int64_t i = 0; i < ROWS && start + i < t->length; i++)
+                round_row(place(&t->dq, row, start + i, head), out + i * size, size);
+        }
+    for (int64_t i = 0; i < t->length; i++) {
+        round_row(place(&t->dk, row, i, key_head), dkeys + i * size, size);
+        round_row(place(&t->dv, row, i, key_head), dvalues + i * size, size);
+    }
+}
+
+#endif
