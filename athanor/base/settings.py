@@ -46,7 +46,11 @@ def parse_settings(cls: type[SomeSettings], values: Mapping[str, Any], where: st
         if not first["loc"]:  # settings that contradict each other
             raise AthanorError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
         place = ".".join([where, *(str(part) for part in first["loc"])])
-        field = cls.model_fields.get(str(first["loc"][0]))
+        around, field = _field(cls, first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = list(around.model_fields)
+            fix = nearest(str(first["loc"][-1]), known)
+            raise AthanorError(f"{place} is not a setting", allowed=", ".join(known), fix=fix) from None
         raise AthanorError(
             f"{place}={first['input']!r} cannot be used: {first['msg'].removeprefix('Value error, ')}",
             allowed=_allowed(field) if field else "",
@@ -54,10 +58,33 @@ def parse_settings(cls: type[SomeSettings], values: Mapping[str, Any], where: st
         ) from None
 
 
+def _field(
+    cls: type[Settings], place: tuple[int | str, ...]
+) -> tuple[type[Settings], pydantic.fields.FieldInfo | None]:
+    """The field that a problem is about, which may be one of settings inside settings, and the settings around it."""
+    field = cls.model_fields.get(str(place[0]))
+    kinds = (field.annotation, *typing.get_args(field.annotation)) if field else ()
+    inside = [kind for kind in kinds if _is_settings(kind)]
+    return _field(inside[0], place[1:]) if inside and len(place) > 1 else (cls, field)
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
+
+
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "of at least", "pattern": "as"}
+
+
 def _allowed(field: pydantic.fields.FieldInfo) -> str:
-    kind = ", ".join(_words(field.annotation)) or getattr(field.annotation, "__name__", str(field.annotation))
-    limits = " ".join(str(limit) for limit in field.metadata)
-    return " ".join(part for part in (kind, limits, f"(default {field.default!r})") if part)
+    given: Any = field.annotation
+    plain = isinstance(given, type) and not typing.get_args(given)
+    kind = ", ".join(_words(given)) or (given.__name__ if plain else str(given))
+    limits = [
+        f"{words} {getattr(limit, name)}"
+        for limit in field.metadata for name, words in LIMITS.items() if getattr(limit, name, None) is not None
+    ]  # fmt: skip
+    default = "" if field.is_required() else f"(default {field.get_default(call_default_factory=True)!r})"
+    return " ".join(part for part in (kind, " and ".join(limits), default) if part)
 
 
 def _words(annotation: Any) -> list[str]:

@@ -208,6 +208,7 @@ def _parse(line: bytes) -> dict[str, Any]:
 def _explain(path: Path, data: bytes, before: int) -> AthanorError:
     """The error that names the first line without a text; so many bytes stand before it in the file."""
     lines = 0
+    fix = f"repair or delete the line; of files of other kinds rows are made by athanor data convert {path} OUT.jsonl"
     with open_bytes(path) as file:
         while before:
             passed = file.read(min(BLOCK, before))
@@ -216,7 +217,9 @@ def _explain(path: Path, data: bytes, before: int) -> AthanorError:
         try:
             row = orjson.loads(line) if line else {"text": ""}
         except ValueError as problem:
-            return AthanorError(f"{path}, line {number}: not JSON ({problem})", fix="repair or delete the line")
+            return AthanorError(f"{path}, line {number}: not JSON ({problem})", fix=fix)
         if type(row) is not dict or type(row.get("text")) is not str:
-            return AthanorError(f"{path}, line {number}: {str(row)[:80]}", allowed='an object with a string "text"')
+            return AthanorError(
+                f"{path}, line {number}: {str(row)[:80]}", allowed='an object with a string "text"', fix=fix
+            )
     raise AssertionError("one of the lines is wrong")

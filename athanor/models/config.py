@@ -1,5 +1,6 @@
 """The whole description of a network: one flat, frozen record that every family's settings translate to."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -66,6 +67,10 @@ class TransformerConfig:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ValueError(f"{name}={number}: must be at least 1, or None for not set")
+            if number is not None and name in ("layers", "experts") and number > MOST_MODULES:
+                raise ValueError(f"{name}={number}: must be at most {MOST_MODULES:,}")
+        if not 0 <= self.norm_eps < math.inf or not 0 < self.rope_base < math.inf:
+            raise ValueError(f"norm_eps={self.norm_eps}, rope_base={self.rope_base}: must be numbers above 0")
         for name, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(hint))}")
@@ -192,6 +197,7 @@ class TransformerConfig:
         )
 
 
+MOST_MODULES = 10_000  # ten times the deepest network published; a stranger's config may name any number
 COUNTS = (
     "width", "layers", "heads", "hidden", "max_positions", "vocabulary", "kv_heads", "head_width", "window", "experts",
     "experts_per_token", "expert_hidden", "buckets", "farthest",

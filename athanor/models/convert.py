@@ -65,6 +65,7 @@ def load_network(folder: str | Path, dtype: torch.dtype | None = None, device: s
     stored = Stored(folder, family.other_names)
     with torch.device("meta"):
         model = family.build(config)
+    check_shapes(model, family, stored)
     model = model.to(dtype or stored.dtype()).to_empty(device=device)
     fill(model, family, stored)
     return model.eval()
@@ -200,6 +201,12 @@ def their_pieces(model: nn.Module, family: Family) -> dict[str, Tensor]:
     return theirs
 
 
+def check_shapes(model: nn.Module, family: Family, stored: "Stored") -> None:
+    """Refuse tensors of another shape than the network's, which may be on the meta device: no memory is taken yet."""
+    for name, piece in their_pieces(model, family).items():
+        stored.check_shape(name, tuple(piece.shape))
+
+
 def fill(model: nn.Module, family: Family, stored: "Stored") -> None:
     """Copy every stored tensor to its place; nothing may be missing, left over, misshaped or not finite."""
     ours = model.state_dict()
@@ -322,13 +329,17 @@ class Stored:
             raise AthanorError(f"{self.folder}: the tensor {name} is missing")
         return tuple(self.headers[self.places[name]][name]["shape"])
 
-    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """One tensor, of the shape asked for and finite."""
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Refuse a tensor that is missing, or of another shape than this."""
         if name not in self.places:
             raise AthanorError(f"{self.folder}: the tensor {name} is missing, shape {list(shape)}")
-        entry = self.headers[self.places[name]][name]
-        if tuple(entry["shape"]) != shape:
-            raise AthanorError(f"{self.where(name)} has shape {entry['shape']}", allowed=f"{list(shape)}")
+        found = self.headers[self.places[name]][name]["shape"]
+        if tuple(found) != shape:
+            raise AthanorError(f"{self.where(name)} has shape {found}", allowed=f"{list(shape)}")
+
+    def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """One tensor, of the shape asked for and finite."""
+        self.check_shape(name, shape)
         try:
             with safe_open(self.folder / self.places[name], framework="pt") as file:
                 tensor = file.get_tensor(self.in_file[name])

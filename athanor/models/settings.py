@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from athanor.base.errors import AthanorError
-from athanor.models.config import TransformerConfig
+from athanor.models.config import MOST_MODULES, TransformerConfig
 from athanor.models.families import FAMILIES, Family
 from athanor.models.rope import RopeScaling, yarn_attention_factor
 
@@ -167,7 +167,7 @@ def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> Any:
             fields |= read_rope(family, theirs, fields["max_positions"], where)
             fields |= read_windows(family, theirs, fields["layers"], where)
         if family.rotated:
-            fields["rope_share"] = read_rotated(family, theirs, fields["width"] / fields["heads"], where)
+            fields["rope_share"] = read_rotated(family, theirs, fields["width"] / max(1, fields["heads"]), where)
         if family.dense_layers:
             fields["expert_layers"] = read_expert_layers(theirs, fields["layers"], where)
         return complete(build_config(family.config, fields))
@@ -187,6 +187,10 @@ def read_setting(family: Family, theirs: Mapping[str, Any], key: str, where: str
     allowed = [kind for one in kinds if one in KINDS for kind in KINDS[one]]
     if type(value) not in allowed:
         raise AthanorError(f"{where}: {key}={value!r}", allowed=" or ".join(kind.__name__ for kind in allowed))
+    if family.settings[key].endswith(("layers", "experts")) and type(value) is int and value > MOST_MODULES:
+        raise AthanorError(
+            f"{where}: {key}={value}", allowed=f"at most {MOST_MODULES:,}"
+        )  # before lists of that length
     if key in family.converted:
         return family.converted[key][0](value)
     return tuple(value) if isinstance(value, list) else value

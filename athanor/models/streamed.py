@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.models.config import TransformerConfig
-from athanor.models.convert import Stored, fill_one, read_object, refuse_pickles, rows_of
+from athanor.models.convert import Stored, check_shapes, fill_one, read_object, refuse_pickles, rows_of
 from athanor.models.language import LanguageModel
 from athanor.models.settings import read_config
 
@@ -29,7 +29,9 @@ def filler_of(folder: Path) -> tuple[TransformerConfig, Fill]:
     family, config = read_config(read_object(folder / "config.json"), str(folder / "config.json"))
     stored = Stored(folder, family.other_names)
     with torch.device("meta"):
-        rows = {name: (row, theirs) for name, row, theirs in rows_of(family, LanguageModel(config).state_dict())}
+        model = LanguageModel(config)
+        check_shapes(model, family, stored)
+        rows = {name: (row, theirs) for name, row, theirs in rows_of(family, model.state_dict())}
 
     def fill(name: str, weight: Tensor) -> None:
         fill_one(weight, *rows[name], config, stored)

@@ -104,5 +104,7 @@ def folder_of(settings: ImportSettings) -> Path:
 def file_hashes(folder: Path) -> dict[str, str]:
     """Name and hash of every file that makes the model; others in the folder are not read."""
     names = [name for name in (*CHECKPOINT_FILES, *TOKENIZER_FILES) if (folder / name).is_file()]
-    names += sorted(path.name for ending in ("*.safetensors", "*.tiktoken") for path in folder.glob(ending))
+    names += sorted(
+        path.name for ending in ("*.safetensors", "*.tiktoken") for path in folder.glob(ending) if path.is_file()
+    )
     return {name: hash_file(folder / name) for name in names}

@@ -21,6 +21,7 @@ COMMANDS = {  # command: (English, 中文); one that is not below stands in data
     ),
     "read": ("show what a path or address holds, and what cannot be read", "查看路径或网址的内容与无法读取之处"),
     "convert": ("write everything at a path to one file, JSON lines or parquet", "写成一个 JSON 行或 parquet 文件"),
+    "clean": ("repair and judge documents, and say why others were dropped", "修复并评判文档，说明删除原因"),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
     "pictures": ("list pictures that are copies of one another", "列出重复的图片"),
@@ -36,8 +37,9 @@ out_option = click.option("--out", type=Path, required=True, help=say("a folder 
 @click.group(
     cls=group_of(COMMANDS, __name__),
     epilog="\b\nExample:  athanor data read ~/notes\n"
-    "          athanor data copies raw/*.jsonl.zst --out unique\n"
-    "          athanor data repeats unique/documents.jsonl --unit line --out clean",
+    "          athanor data clean 'crawl/*.warc.gz' --out clean\n"
+    "          athanor data copies clean/documents.jsonl --out unique\n"
+    "          athanor data repeats unique/documents.jsonl --unit line --out final",
 )
 def command() -> None:
     """Read files of every kind, and work on documents: JSON lines with a field "text", plain or compressed."""

@@ -1,5 +1,6 @@
 """athanor tokens: train a tokenizer, measure one, and add tokens to a model."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,11 @@ import click
 
 from athanor.base.errors import AthanorError
 from athanor.base.words import say
+from athanor.verbs.data_read import field_option
 from athanor.verbs.groups import group_of
 from athanor.verbs.options import find_artifact, find_model, json_option, print_json, store_option
 
+Named = list[tuple[str, list[tuple[str, Any]]]]  # what the user wrote, and (file's name, document) of all found there
 KINDS = ("bpe", "unigram", "wordpiece")
 BY = ("file", "language")
 RECIPE = "quickstart"  # whose first steps read and clean the documents
@@ -104,9 +107,12 @@ def train(
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--by", type=click.Choice(BY), default="file", show_default=True,
               help=say("one row for each file, or for each language", "按文件或按语言分行"))  # fmt: skip
+@field_option
 @store_option
 @json_option
-def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, as_json: bool) -> None:
+def report(
+    tokenizer: str, texts: tuple[str, ...], by: str, text_field: str | None, store: str | None, as_json: bool
+) -> None:
     """Measure what TEXTs (files, folders, patterns) cost in tokens of TOKENIZER, and what is lost.
 
     TOKENIZER is a folder with any model's tokenizer files, or an artifact: a tokenizer or a model. Texts are read as
@@ -118,10 +124,11 @@ def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, a
 
     found = Tokenizer.load(find_tokenizer(store, tokenizer))
     aside: list[Any] = []
-    named = tuple(dict.fromkeys(texts))
-    read = _by_language(named, aside) if by == "language" else _by_file(named, aside)
+    documents = [(text, list(_documents(text, text_field, aside))) for text in dict.fromkeys(texts)]
+    read = _by_language(documents) if by == "language" else _by_file(documents)
     if not read and aside:
-        raise AthanorError(f"{aside[0].source} cannot be read: {aside[0].reason}", allowed=ALLOWED)
+        detail = f"{aside[0].reason} ({aside[0].detail})" if aside[0].detail else aside[0].reason
+        raise AthanorError(f"{aside[0].source} cannot be read: {detail}", allowed=ALLOWED)
     rows = fertility.report(found, read)
     if as_json:
         print_json({
@@ -130,8 +137,10 @@ def report(tokenizer: str, texts: tuple[str, ...], by: str, store: str | None, a
         })  # fmt: skip
         return
     click.echo(fertility.report_table(rows))
-    for one in aside:
-        click.echo(say(f"not read: {one.source}: {one.reason}", f"未读取：{one.source}：{one.reason}"), err=True)
+    for reason, count in Counter(one.reason for one in aside).most_common():
+        first = next(one.source for one in aside if one.reason == reason)
+        and_more = say(f" and {count - 1:,} more", f" 等 {count:,} 项") if count > 1 else ""
+        click.echo(say(f"not read: {first}{and_more}: {reason}", f"未读取：{first}{and_more}：{reason}"), err=True)
 
 
 def find_tokenizer(store: str | None, name: str) -> Path:
@@ -154,14 +163,16 @@ def find_tokenizer(store: str | None, name: str) -> Path:
     return artifact.path
 
 
-def _documents(text: str, aside: list[Any]) -> Iterator[tuple[str, Any]]:
+def _documents(text: str, text_field: str | None, aside: list[Any]) -> Iterator[tuple[str, Any]]:
     """(file's name, document) of everything that `text` names; what cannot be read is put aside."""
     from athanor.data.reading.read import ReadSettings
     from athanor.data.reading.readers import ReadLimits, SetAside, read_file
     from athanor.data.reading.sources import find_sources
 
     usual = ReadSettings()
-    limits = ReadLimits(max_document_bytes=usual.max_document_bytes, max_line_bytes=usual.max_line_bytes)
+    limits = ReadLimits(
+        max_document_bytes=usual.max_document_bytes, max_line_bytes=usual.max_line_bytes, text_field=text_field
+    )
     for file in find_sources(text):
         for one in read_file(file, limits):
             if isinstance(one, SetAside):
@@ -170,23 +181,23 @@ def _documents(text: str, aside: list[Any]) -> Iterator[tuple[str, Any]]:
                 yield file.name, one
 
 
-def _by_file(texts: tuple[str, ...], aside: list[Any]) -> dict[str, list[str]]:
+def _by_file(named: Named) -> dict[str, list[str]]:
     """Texts by the name of the file they are from; a name that occurs twice gets what the user wrote before it."""
     files: dict[str, list[str]] = {}
-    for text in texts:
+    for text, documents in named:
         found: dict[str, list[str]] = {}
-        for name, document in _documents(text, aside):
+        for name, document in documents:
             found.setdefault(name, []).append(document.text)
         files |= {(f"{text}: {name}" if name in files else name): rows for name, rows in found.items()}
     return files
 
 
-def _by_language(texts: tuple[str, ...], aside: list[Any]) -> dict[str, list[str]]:
+def _by_language(named: Named) -> dict[str, list[str]]:
     from athanor.data.cleaning.language import guess_language
 
     languages: dict[str, list[str]] = {}
-    for text in texts:
-        for _, document in _documents(text, aside):
+    for _, documents in named:
+        for _, document in documents:
             languages.setdefault(guess_language(document.text), []).append(document.text)
     return dict(sorted(languages.items()))
 

@@ -79,7 +79,8 @@ def main() -> None:
         curve = json.loads(line)
         if len(curve["curve"]) > FEWEST and curve["ours"] in ("", "{}") and curve["minutes"] >= 4:
             found[curve["corpus"]].append(curve)
-    panels = [Panel(f"bits per byte, {CORPORA[corpus]}", found[corpus]) for corpus in CORPORA if corpus in found]
+    compared = [corpus for corpus in CORPORA if len(found[corpus]) > 1]
+    panels = [Panel(f"bits per byte, {CORPORA[corpus]}", found[corpus]) for corpus in compared]
     total = WIDTH * len(panels)
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="{HEIGHT}" viewBox="0 0 {total} {HEIGHT}">',

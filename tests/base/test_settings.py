@@ -38,6 +38,23 @@ def test_a_word_that_is_none_of_the_known_ones_is_answered_with_them() -> None:
     assert caught.value.fix == "did you mean 'cosine'?"
 
 
+class Around(Settings):
+    inside: Example | None = None
+    count: int = pydantic.Field(ge=3, default=5)
+
+
+def test_what_is_allowed_is_said_in_words_and_inside_other_settings_too() -> None:
+    with pytest.raises(AthanorError, match=r"step\.count=2 cannot") as caught:
+        parse_settings(Around, {"count": 2}, "step")
+    assert caught.value.allowed == "int at least 3 (default 5)"
+    with pytest.raises(AthanorError, match=r"step\.inside\.learning_rate") as caught:
+        parse_settings(Around, {"inside": {"learning_rate": 3}}, "step")
+    assert caught.value.allowed == "float above 0 and below 1"
+    with pytest.raises(AthanorError, match=r"step\.inside\.learning_rat is not a setting") as caught:
+        parse_settings(Around, {"inside": {"learning_rate": 0.1, "learning_rat": 3}}, "step")
+    assert "learning_rate" in caught.value.allowed and caught.value.fix == "did you mean 'learning_rate'?"
+
+
 def test_a_missing_value_is_named() -> None:
     with pytest.raises(AthanorError, match=r"pretrain\.learning_rate"):
         parse_settings(Example, {}, "pretrain")

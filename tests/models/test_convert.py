@@ -14,6 +14,8 @@ from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
+from athanor.models.streamed import filler_of
+from athanor.recipes.import_model import file_hashes
 
 TINY = dict(width=32, layers=2, heads=4, kv_heads=2, hidden=48, max_positions=16, vocabulary=50)
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -145,6 +147,11 @@ def test_pickles_by_content(folder):
         (lambda c: c.update(hidden_size="32"), "hidden_size"),
         (lambda c: c.update(num_hidden_layers=True), "num_hidden_layers"),
         (lambda c: c.pop("vocab_size"), "vocab_size"),
+        (lambda c: c.update(num_hidden_layers=10**9, layer_types=None), "num_hidden_layers=1000000000"),
+        (lambda c: c.update(intermediate_size=10**10), "gate_proj"),
+        (lambda c: c.update(vocab_size=10**12), "embed_tokens"),
+        (lambda c: c.update(rms_norm_eps=float("nan")), "norm_eps=nan"),
+        (lambda c: c.update(rope_theta=0, rope_parameters=None), "rope_base=0"),
         (lambda c: c.update(num_hidden_layers=3), "model.layers.2."),
         (lambda c: c.update(num_hidden_layers=1), "model.layers.1."),
         (lambda c: c.update(vocab_size=51), "embed_tokens"),
@@ -160,6 +167,22 @@ def test_settings(folder, change, said):
 def test_settings_that_are_no_object(folder, text):
     (folder / "config.json").write_text(text, encoding="latin-1")
     assert names(refusal(folder), "config.json")
+
+
+def test_no_memory_is_taken_before_every_shape_is_checked(folder, monkeypatch):
+    """A config of a stranger may ask for terabytes, which a machine that promises more than it has would begin."""
+    monkeypatch.setattr(torch.nn.Module, "to_empty", lambda *given, **named: pytest.fail("memory was taken"))
+    edit_json(folder / "config.json", lambda c: c.update(intermediate_size=c["intermediate_size"] + 1))
+    assert names(refusal(folder), "has shape")
+    with pytest.raises(AthanorError, match="has shape"):
+        filler_of(folder)
+
+
+def test_a_folder_in_place_of_the_weights(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).mkdir()
+    assert names(refusal(folder), WEIGHTS, "missing")
+    assert WEIGHTS not in file_hashes(folder)
 
 
 def test_tensors_that_do_not_fit(folder):

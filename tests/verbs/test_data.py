@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.cleaning.test_clean import story
+from tests.data.rules.test_chinese import MODERN
 from tests.verbs.conftest import Verb
 
 
@@ -38,6 +39,31 @@ def test_copies_go_and_say_why(raw: Path, verb: Verb, tmp_path: Path) -> None:
     assert told["kept"] == 19 and Path(told["out"]).name == "exact"
 
 
+def test_files_are_cleaned_and_every_drop_has_its_reason(verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    english = "".join(f"{story(number, 12)} Write to anna.smith{number}@lighthouse.net.\n\n" for number in range(4))
+    chinese = MODERN
+    rows = [{"text": english}, {"text": "Home | News | Sport"}, {"text": "£$% " * 80}, {"title": "no text"}]
+    (tmp_path / "given" / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "given" / "b.txt").write_text(chinese, encoding="gb18030")
+    said = verb("data", "clean", "given", "--out", "clean")
+    assert "4 documents, 2 stay; dropped: " in said and "1 not read" in said
+    made = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
+    assert [(row["source"], row["language"]) for row in made] == [("a.json#1", "en"), ("b.txt", "zh")]
+    assert "[mail]" in made[0]["text"] and "@" not in made[0]["text"] and made[1]["text"].strip() == chinese.strip()
+    dropped = [stage for stage in json.loads((tmp_path / "clean" / "funnel.json").read_text()) if stage["reasons"]]
+    assert {one["source"] for stage in dropped for why in stage["reasons"].values() for one in why["examples"]} == {
+        "a.json#2", "a.json#3",
+    }  # fmt: skip
+    assert "a.json#4" in (tmp_path / "clean" / "set_aside.jsonl").read_text()
+    assert "not wanted" not in verb("data", "show", "clean")
+    told = json.loads(verb("data", "clean", "given", "--language", "zh", "--keep-personal-data", "--workers", "2",
+                           "--out", "zh", "--json"))  # fmt: skip
+    assert told["kept"] == 1 and told["languages"] == {"zh": 1}
+    assert "none of 4 documents passed" in verb("data", "clean", "given", "--language", "de", "--out", "de", code=2)
+    assert not (tmp_path / "de").exists()
+
+
 def test_repeats_are_cut(raw: Path, verb: Verb, tmp_path: Path) -> None:
     verb("data", "copies", raw, "--out", "unique")
     said = verb("data", "repeats", "unique/documents.jsonl", "--out", "clean")
@@ -61,7 +87,8 @@ def test_repeats_are_cut(raw: Path, verb: Verb, tmp_path: Path) -> None:
         (("copies", "raw.jsonl.gz", "--keep", "best", "--score", "rank", "--out", "x"), "rank"),
         (("copies", "bad.jsonl", "--out", "x"), "bad.jsonl"),
         (("repeats", "raw.jsonl.gz", "--shortest", "0", "--out", "x"), "shortest"),
-        (("repeats", "bad.jsonl", "--out", "x"), "bad.jsonl"),
+        (("repeats", "bad.jsonl", "--out", "x"), "athanor data convert bad.jsonl OUT.jsonl"),
+        (("clean", "nowhere", "--out", "x"), "there is nothing at nowhere"),
         (("copis", "raw.jsonl.gz"), "copies"),
     ],
 )

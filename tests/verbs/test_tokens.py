@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import click
 import pytest
 import tokenizers
 import torch
@@ -165,6 +166,22 @@ def test_the_report_by_language_and_what_it_leaves_out(base: Path, notes: Path, 
     assert told["set_aside"] == [{"source": "picture.png", "reason": "a picture without words"}]
     once, twice = (verb("tokens", "report", base, *[notes] * times, "--by", "language") for times in (1, 2))
     assert once == twice
+
+
+def test_rows_without_text_are_counted_and_another_field_may_be_named(
+    base: Path, notes: Path, verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told_apart: list[str] = []
+    echo = click.echo
+    monkeypatch.setattr(click, "echo", lambda text, err=False: told_apart.append(text) if err else echo(text))
+    rows = "".join(json.dumps({"title": f"The lighthouse number {number}."}) + "\n" for number in range(40))
+    (notes / "rows.jsonl").write_text(rows)
+    verb("tokens", "report", base, notes)
+    assert told_apart == ["not read: rows.jsonl#1 and 39 more: no field text or content or body"]
+    monkeypatch.setattr(click, "echo", echo)
+    assert "has title" in verb("tokens", "report", base, notes / "rows.jsonl", code=2)
+    told = json.loads(verb("tokens", "report", base, notes / "rows.jsonl", "--text-field", "title", "--json"))
+    assert told["rows"][0]["texts"] == 40 and told["set_aside"] == []
 
 
 def test_files_of_one_name_get_rows_of_their_own(base: Path, notes: Path, verb: Verb, tmp_path: Path) -> None:
