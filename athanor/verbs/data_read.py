@@ -55,10 +55,11 @@ def command(path: str, shown: int, text_field: str | None, as_json: bool) -> Non
 
 def limits_of(text_field: str | None, keep: tuple[str, ...], whole_documents: bool = False) -> Any:
     """The usual limits of the step `read`; a document is as long as a row may be."""
+    from athanor.base.settings import parse_settings
     from athanor.data.reading.items import ReadLimits
     from athanor.data.reading.read import ReadSettings
 
-    most = ReadSettings().max_line_bytes
+    most = parse_settings(ReadSettings, {"keep_fields": keep}, "athanor data").max_line_bytes
     return ReadLimits(
         max_document_bytes=most, max_line_bytes=most, text_field=text_field, keep_fields=keep,
         whole_documents=whole_documents,

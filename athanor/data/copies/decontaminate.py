@@ -20,7 +20,7 @@ from athanor.base.records import read_records, write_records
 from athanor.base.settings import Settings
 from athanor.data.copies.overlap import TOKEN, Item, Match, RareWords, Runs, too_short
 from athanor.data.copies.verdicts import Verdict, write_verdicts
-from athanor.data.document import Document, make_document
+from athanor.data.document import Document, document_of_facts
 from athanor.data.funnel import Funnel, shorten
 from athanor.data.instruct.names import EXAM, HELDOUT
 from athanor.data.shards import ShardWriter, read_shards
@@ -171,9 +171,8 @@ def clean_document(
     if len(pieces) == 1:
         yield document.with_text(pieces[0])
     else:
-        facts = {key: value for key, value in document.meta.items() if key != "kind"}
         for number, piece in enumerate(pieces, 1):
-            yield make_document(piece, f"{document.source}/{number}", document.kind, document.language, **facts)
+            yield document_of_facts(piece, f"{document.source}/{number}", document.meta, document.language)
     stage.leave(sum(len(piece.encode()) for piece in pieces))
 
 

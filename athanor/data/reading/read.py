@@ -7,7 +7,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_file, hash_json, hash_stream
@@ -52,6 +52,13 @@ class ReadSettings(Settings):
     """Stop after about so many bytes of text; unset: read everything."""
     without: tuple[str, ...] = ()
     """Hashes of texts to leave out; `athanor remove` and what it wrote into the store fill it in."""
+
+    @field_validator("keep_fields")
+    @classmethod
+    def _not_ours(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        if "kind" in fields:
+            raise ValueError("'kind' of a document is what it was read from (prose, page …): rename the field first")
+        return fields
 
 
 class _Intake:

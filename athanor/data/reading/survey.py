@@ -93,6 +93,8 @@ def convert(path: str, out: Path, aside: Path | None, limits: ReadLimits, progre
         AthanorError: there is nothing to read, nothing of it can be read, or a file cannot be written.
     """
     survey = Survey()
+    if aside and aside.absolute() == out.absolute():
+        raise AthanorError(f"{out} is to hold the documents and what is set aside", fix="choose two names")
     with ExitStack() as open_files:
         writer = open_files.enter_context(open_writer(out))
         others = (
