@@ -35,6 +35,10 @@ def test_a_path_is_shown_with_what_cannot_be_read(mixed: Path, verb: Verb) -> No
     assert "\n3. " not in said
     assert "4 documents (caption 1, prose 3), 41 B of text, from 6 files; 4 set aside" in said
     assert "broken PDF" in said and "kind not read: .bin" in said and "rows.jsonl#3" in said
+    (mixed / "poems.jsonl").write_text('{"title": "Spring", "poem": "Blue is the sky."}\n')
+    assert "poems.jsonl#1 has title, poem" in verb("data", "read", mixed)
+    assert "--text-field NAME" in verb("data", "read", mixed / "poems.jsonl", code=2)
+    (mixed / "poems.jsonl").unlink()
     told = json.loads(verb("data", "read", mixed, "--json", "--show", "9"))
     assert told["documents"] == 4 and len(told["shown"]) == 4
     assert {row["reason"]: row["count"] for row in told["set_aside"]} == {

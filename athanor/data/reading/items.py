@@ -68,6 +68,13 @@ def find_text_field(names: Iterable[str], text_field: str | None) -> str:
     raise Unreadable(f"no field {' or '.join(wanted)}", f"has {', '.join(map(str, names[:8]))}")
 
 
+def advise(reasons: Iterable[tuple[str, int]]) -> str:
+    """What to do where nothing could be read, for these reasons."""
+    if any(reason.startswith("no field") for reason, _ in reasons):
+        return "say which field holds the text: --text-field NAME, or text_field in a recipe"
+    return "name another path, or convert the files first"
+
+
 def wanted_fields(field: str, limits: ReadLimits) -> tuple[str, ...]:
     """The fields of a row that are looked at, the one with the text first."""
     whole = ("id", "source", "language", "meta", "media") if limits.whole_documents else ()

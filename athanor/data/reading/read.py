@@ -19,7 +19,7 @@ from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
-from athanor.data.reading.items import Item
+from athanor.data.reading.items import Item, advise
 from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
 from athanor.data.reading.removed import text_hash
@@ -227,7 +227,7 @@ def _nothing_read(path: str, funnel: Funnel) -> AthanorError:
     """The error that lists what was found instead."""
     found = describe_reasons(funnel.reasons())
     what = f"nothing in {path} can be read: {found}" if found else f"{path} is empty"
-    return AthanorError(what, allowed=ALLOWED, fix="name another path, or convert the files first")
+    return AthanorError(what, allowed=ALLOWED, fix=advise(funnel.reasons()))
 
 
 def fingerprint(settings: ReadSettings) -> str:
