@@ -20,8 +20,7 @@ from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.runner import PlannedStep, plan_recipe
 from athanor.recipes.survey import Survey, look_at
 from athanor.store.artifact import Artifact
-from athanor.tokens.chat import check_vocabulary, open_template, require_template, stored_ends
-from athanor.tokens.tokenizer import Tokenizer
+from athanor.tokens.chat import check_vocabulary, open_chat
 
 NAME = "finetune"
 MERGEABLE = (*LOW_RANK, "ia3")
@@ -81,12 +80,11 @@ def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Fin
         AthanorError: the data, the model or a wish cannot be used; nothing has started.
     """
     check(wish)
-    tokenizer = Tokenizer.load(model)
+    tokenizer, template = open_chat(model)
     family, config = read_family(model)
     check_vocabulary(tokenizer, config.vocabulary, model)
     if family.build is not LanguageModel:
         raise AthanorError(f"{model} holds a network of the family {family.name}", allowed="a language model")
-    template = require_template(open_template(tokenizer, stored_ends(model)))
     if wish.context is not None and not 16 <= wish.context <= config.max_positions:
         raise AthanorError(
             f"context={wish.context:,}", allowed=f"16 to {config.max_positions:,}: the positions of the model"

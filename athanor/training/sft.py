@@ -23,7 +23,7 @@ from athanor.models.convert import load_checkpoint
 from athanor.models.language import LanguageModel
 from athanor.models.shapes import flops_per_token
 from athanor.store.artifact import RESUME, Artifact
-from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
+from athanor.tokens.chat import Template, check_vocabulary, open_chat
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import Rendered
 from athanor.tokens.tokenizer import Tokenizer
@@ -91,8 +91,7 @@ def prepared(
     """The parent model, of which the weights that are to learn require a gradient, its tokenizer and its template."""
     base = parents["model"]
     base.verify()
-    tokenizer = Tokenizer.load(base.path)
-    template = require_template(open_template(tokenizer, stored_ends(base.path)))
+    tokenizer, template = open_chat(base.path)
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype, settings)
     if settings.last_layers is not None:
         keep_last(model, settings.last_layers)
