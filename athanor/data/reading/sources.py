@@ -93,6 +93,8 @@ def find_sources(path: str) -> Iterator[SourceFile]:
 
         yield from find_remote(path)
         return
+    if not path.strip():
+        raise AthanorError("the path is empty", allowed="a folder, a file, a pattern", fix="name . for this folder")
     named = Path(path).expanduser()
     if named.is_dir():
         yield from _walk(named, "", set())
