@@ -212,6 +212,13 @@ def test_a_wish_that_cannot_be_is_refused_with_what_can(
     assert not (tmp_path / "store").exists()
 
 
+def test_an_adapters_folder_is_no_model(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter_config.json").write_text("{}")
+    said = verb("finetune", tmp_path / "tuned", data, code=2)
+    assert "holds an adapter, not a model" in said and "--base MODEL" in said
+
+
 def test_another_models_tokenizer_is_refused(model: Path, data: Path, verb: Verb) -> None:
     config = read_json(model / "config.json")
     Tokenizer.train(["another text, other merges"] * 30, 300).save(model)
