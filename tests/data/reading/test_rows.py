@@ -91,7 +91,7 @@ def test_rows_in_another_encoding(folder, read_all, name, encoding):
     assert [document.text for document in documents] == texts and not aside
 
 
-PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": lambda data: bz2.compress(data, 1)}
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.jsonl.xz", "a.json.bz2"])
