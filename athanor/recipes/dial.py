@@ -244,8 +244,8 @@ def _for_objective(chosen: Mapping[str, Choice], objective: str) -> dict[str, Ch
     if objective in ("masked", "permutation"):
         own["learning_rate"] = Choice(
             float(f"{rate / 3:.2g}"),
-            "a third of the next token's: sums normalised afterwards stalled at more, on toys; in short runs on real text "
-            "no rate did better than another",
+            "a third of the next token's: sums normalised afterwards stalled at more, on toys; short runs on real text "
+            "told no rates apart",
         )
     if objective == "blank_infilling":
         own["learning_rate"] = Choice(rate, "the next token's: 5.90 nats on held-out real text, at a third of it 6.16")
