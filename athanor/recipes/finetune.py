@@ -136,6 +136,12 @@ def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> No
         raise AthanorError(
             f"method={method} on an INT4 model: codes cannot learn", allowed="qlora, ia3, prefix, ptuning"
         )
+    room = config.max_positions - chosen.get("prefix_tokens", 0)
+    if not 16 <= chosen["context"] <= room:
+        raise AthanorError(
+            f"context={chosen['context']:,} behind prefix_tokens={chosen['prefix_tokens']:,}",
+            allowed=f"{config.max_positions:,} together, the positions of the model; at least 16 of them context",
+        )
     longest = situation.survey.longest()
     if longest > chosen["context"] and wish.long_rows == "refuse":
         count = sum(length > chosen["context"] for length in situation.survey.lengths)
@@ -143,7 +149,7 @@ def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> No
             f"{count:,} of {len(situation.survey.lengths):,} conversations are longer than a row of "
             f"{chosen['context']:,} tokens; the longest has {longest:,}",
             allowed="long_rows: truncate (their ends are lost), split (into several), refuse",
-            fix=f"--long-rows truncate, or --long-rows split, or --context up to {config.max_positions:,}",
+            fix=f"--long-rows truncate, or --long-rows split, or --context up to {room:,}",
         )
     if wish.merge and method not in MERGEABLE:
         why = "it is a whole model already" if method in WHOLE else "a prefix changes no weight"

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import math
 import zipfile
 import zlib
@@ -17,7 +18,9 @@ from athanor.data.document import Document, document_of_facts
 from athanor.data.reading.decode import Unreadable
 from athanor.data.split import split_text
 
-BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, zipfile.BadZipFile)  # of compression
+BROKEN = (  # of compression
+    EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, zipfile.BadZipFile, lzma.LZMAError
+)  # fmt: skip
 TEXT_FIELDS = ("text", "content", "body")
 LONGEST_CHARACTER = 4  # bytes in UTF-8
 CONVERSATIONS = ("messages", "conversations")
