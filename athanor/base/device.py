@@ -88,11 +88,15 @@ def cpu_has_bf16() -> bool:
 
 
 def set_threads(threads: int | None = None) -> int:
-    """Use `threads` CPU threads and return their number; unset: the cores this process may use, or of several
-    processes of one run on this machine (`torchrun` says how many) its share of them."""
+    """Use `threads` CPU threads and return their number; unset: the cores this process may use, no more than
+    OMP_NUM_THREADS says, or of several processes of one run on this machine (`torchrun` says how many) its share."""
     import torch
 
     count = threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    # torchrun sets it to 1 where nobody has: among several processes it says nothing about what a person wants
+    if threads is None and wished.isdecimal() and "LOCAL_WORLD_SIZE" not in os.environ:
+        count = min(count, max(1, int(wished)))
     torch.set_num_threads(count)
     quicken_float32()
     return count

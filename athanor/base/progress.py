@@ -83,7 +83,7 @@ class SilentProgress:
     def _tail(self, last: bool) -> str:
         """'12.3 MB/s · 0:41 left · loss 3.21'."""
         rate = self._rate()
-        parts = [f"{_amount(rate, self.unit)}/s"]
+        parts = [f"{_amount(rate, self.unit)}/s"] if self.done or self.total else []  # nothing that is counted
         if not last and self.total and rate > 0:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
         if last:
@@ -110,8 +110,8 @@ class PlainProgress(SilentProgress):
             return
         self.last_line = now
         share = f" {self.done / self.total:4.0%}" if self.total else ""
-        amount = _amount(self.done, self.unit)
-        print(f"  {self.label}{share} · {amount} · {self._tail(last)}", file=self.stream, flush=True)
+        amount = f" · {_amount(self.done, self.unit)}" if self.done or self.total else ""
+        print(f"  {self.label}{share}{amount} · {self._tail(last)}", file=self.stream, flush=True)
 
 
 class LiveProgress(SilentProgress):
@@ -147,7 +147,8 @@ class LiveProgress(SilentProgress):
             self.bars.remove_task(self.task)
             self.bars.stop()
             self.task = None
-            self.note(f"  {self.label} · {_amount(self.done, self.unit)} · {self._tail(last)}")
+            amount = f" · {_amount(self.done, self.unit)}" if self.done or self.total else ""
+            self.note(f"  {self.label}{amount} · {self._tail(last)}")
 
 
 def make_progress(stop: StopRequest | None = None) -> SilentProgress:

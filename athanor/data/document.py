@@ -79,8 +79,13 @@ class Document:
 
 def make_document(text: str, source: str, kind: str = "prose", language: str | None = None, **meta: Any) -> Document:
     """A new document with its id."""
+    return document_of_facts(text, source, {"kind": kind, **meta}, language)
+
+
+def document_of_facts(text: str, source: str, meta: Mapping[str, Any], language: str | None = None) -> Document:
+    """A new document with its id, whose facts may have any names, such as those of a stranger's columns."""
     name = hash_bytes(f"{source}\0{text}".encode())[:16]
-    return Document(id=name, text=text, source=source, language=language, meta={"kind": kind, **meta})
+    return Document(id=name, text=text, source=source, language=language, meta=meta)
 
 
 def text_bytes(text: str) -> int:

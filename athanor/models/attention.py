@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from athanor.models import kernels
+from athanor.models import kernels, native_kernels
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import Routes
 
@@ -82,14 +82,23 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, places: Places, cache: Cache | None) -> Tensor:
         batch, length, _ = x_BTD.shape
         c = self.config
-        heads = self.qkv(x_BTD).view(batch, length, -1, c.head_size)
-        q_BTNH, k_BTKH, v_BTKH = heads.split((c.heads, c.key_heads, c.key_heads), dim=2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        if places.rope is not None:
-            q_BTNH, k_BTKH = turn(q_BTNH, places.rope, c), turn(k_BTKH, places.rope, c)
+        heads_BTMH = self.qkv(x_BTD).view(batch, length, -1, c.head_size)
+        q_BTNH, k_BTKH, v_BTKH = self.split(heads_BTMH, places.rope)
         y_BTNH = self.attend(q_BTNH, k_BTKH, v_BTKH, places, cache)
         return self.out(y_BTNH.reshape(batch, length, -1))
+
+    def split(self, heads_BTMH: Tensor, rope: Angles | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (M = N + 2 K heads), normalised and turned by their place."""
+        c = self.config
+        plain = rope is not None and len(rope) == 1 and self.q_norm is None
+        if plain and kernels.trains_on_cpu(heads_BTMH) and native_kernels.can_rotate(heads_BTMH, c.rope_pairs):
+            return native_kernels.SplitAndRotate.apply(heads_BTMH, *rope[0], c.heads, c.key_heads)
+        q_BTNH, k_BTKH, v_BTKH = heads_BTMH.split((c.heads, c.key_heads, c.key_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
+        if rope is not None:
+            q_BTNH, k_BTKH = turn(q_BTNH, rope, c), turn(k_BTKH, rope, c)
+        return q_BTNH, k_BTKH, v_BTKH
 
     def attend(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor, places: Places, cache: Cache | None) -> Tensor:
         """Weighted values for every query, (B, T, N, H)."""

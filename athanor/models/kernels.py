@@ -463,7 +463,7 @@ class LinearCrossEntropy(Function):
             extra += squares
             torch.mm(dlogits_XV, weight_VD, out=dhidden_XD[rows])
             if learns:
-                dweight_VD += dlogits_XV.t() @ hidden_XD[rows]
+                add(dweight_VD, dlogits_XV.t() @ hidden_XD[rows])
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))
         ctx.mark_non_differentiable(loss_X)
         return loss_X.sum() + extra, loss_X
@@ -472,6 +472,14 @@ class LinearCrossEntropy(Function):
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
         return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None
+
+
+def add(total: Tensor, part: Tensor) -> None:
+    """total += part, where the total is float32."""
+    if on_cpu(part) and part.dtype == torch.bfloat16 and native_kernels.usable(part):
+        native_kernels.add(total, part)
+    else:
+        total += part
 
 
 def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[Tensor, Tensor, Tensor | float]:

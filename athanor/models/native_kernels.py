@@ -127,6 +127,35 @@ class Rotate(Function):
         return rotate(dy_BTNH, *ctx.saved_tensors, torch.empty(dy_BTNH.shape, dtype=dy_BTNH.dtype), sign=-1), None, None
 
 
+class SplitAndRotate(Function):
+    """Queries, keys and values that stand side by side (M = N + 2 K), the first two turned as by `Rotate`.
+
+    Their three gradients are written where that of the whole is to be, so that nothing is joined afterwards.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, heads_BTMH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, heads: int, key_heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch, length, _, size = heads_BTMH.shape
+        cos_BT1R, sin_BT1R = cos_BT1R.contiguous(), sin_BT1R.contiguous()
+        ctx.save_for_backward(cos_BT1R, sin_BT1R)
+        turned = torch.empty((batch, heads + key_heads, length, size), dtype=heads_BTMH.dtype).transpose(1, 2)
+        rotate(heads_BTMH[:, :, : heads + key_heads], cos_BT1R, sin_BT1R, turned, sign=1)
+        return turned[:, :, :heads], turned[:, :, heads:], heads_BTMH[:, :, heads + key_heads :]
+
+    @staticmethod
+    def backward(ctx: Any, dq_BTNH: Tensor, dk_BTKH: Tensor, dv_BTKH: Tensor) -> tuple[Tensor, None, None, None, None]:
+        batch, length, heads, size = dq_BTNH.shape
+        counts = (heads, dk_BTKH.shape[2], dv_BTKH.shape[2])
+        dheads_BTMH = torch.empty((batch, length, sum(counts), size), dtype=dq_BTNH.dtype)
+        to_q, to_k, to_v = dheads_BTMH.split(counts, dim=2)
+        for given, to in ((dq_BTNH, to_q), (dk_BTKH, to_k)):
+            rotate(given if given.stride(-1) == 1 else given.contiguous(), *ctx.saved_tensors, to, sign=-1)
+        to_v.copy_(dv_BTKH)
+        return dheads_BTMH, None, None, None, None
+
+
 def rotate(x_BTNH: Tensor, cos_BT1R: Tensor, sin_BT1R: Tensor, y_BTNH: Tensor, sign: int) -> Tensor:
     """Write the turned heads to y_BTNH and return it; sign -1 turns back."""
     batch, length, heads, size = x_BTNH.shape
@@ -152,6 +181,13 @@ def cross_entropy(logits_XV: Tensor, targets_X: Tensor, z_loss: float) -> tuple[
     z = ctypes.c_double(z_loss)
     share(rows, logits_XV.numel(), lambda part, a, b: run(*given, a, b, vocabulary, z, half))
     return loss_X, log_sum_X
+
+
+def add(total: Tensor, part: Tensor) -> None:
+    """total += part, bf16 numbers to float32 ones, for which torch makes a float32 copy first."""
+    assert total.is_contiguous() and part.is_contiguous() and total.dtype == torch.float32
+    run = native.function("athanor_add")
+    share(part.numel(), part.numel(), lambda _, a, b: run(pointer(total), pointer(part), a, b))
 
 
 @functools.cache

@@ -156,3 +156,9 @@ WIDE EXPORT int64_t athanor_cross_entropy(void *logits, const int64_t *targets, 
     free(row);
     return 0;
 }
+
+/* sum[i] += added[i] for bfloat16 numbers first to last - 1. */
+WIDE EXPORT int64_t athanor_add(float *sum, const uint16_t *added, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) sum[i] += widen(added[i]);
+    return 0;
+}

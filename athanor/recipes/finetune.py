@@ -20,8 +20,7 @@ from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.runner import PlannedStep, plan_recipe
 from athanor.recipes.survey import Survey, look_at
 from athanor.store.artifact import Artifact
-from athanor.tokens.chat import check_vocabulary, open_template, require_template, stored_ends
-from athanor.tokens.tokenizer import Tokenizer
+from athanor.tokens.chat import check_vocabulary, open_chat
 
 NAME = "finetune"
 MERGEABLE = (*LOW_RANK, "ia3")
@@ -81,12 +80,11 @@ def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Fin
         AthanorError: the data, the model or a wish cannot be used; nothing has started.
     """
     check(wish)
-    tokenizer = Tokenizer.load(model)
+    tokenizer, template = open_chat(model)
     family, config = read_family(model)
     check_vocabulary(tokenizer, config.vocabulary, model)
     if family.build is not LanguageModel:
         raise AthanorError(f"{model} holds a network of the family {family.name}", allowed="a language model")
-    template = require_template(open_template(tokenizer, stored_ends(model)))
     if wish.context is not None and not 16 <= wish.context <= config.max_positions:
         raise AthanorError(
             f"context={wish.context:,}", allowed=f"16 to {config.max_positions:,}: the positions of the model"
@@ -138,6 +136,12 @@ def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> No
         raise AthanorError(
             f"method={method} on an INT4 model: codes cannot learn", allowed="qlora, ia3, prefix, ptuning"
         )
+    room = config.max_positions - chosen.get("prefix_tokens", 0)
+    if not 16 <= chosen["context"] <= room:
+        raise AthanorError(
+            f"context={chosen['context']:,} behind prefix_tokens={chosen['prefix_tokens']:,}",
+            allowed=f"{config.max_positions:,} together, the positions of the model; at least 16 of them context",
+        )
     longest = situation.survey.longest()
     if longest > chosen["context"] and wish.long_rows == "refuse":
         count = sum(length > chosen["context"] for length in situation.survey.lengths)
@@ -145,7 +149,7 @@ def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> No
             f"{count:,} of {len(situation.survey.lengths):,} conversations are longer than a row of "
             f"{chosen['context']:,} tokens; the longest has {longest:,}",
             allowed="long_rows: truncate (their ends are lost), split (into several), refuse",
-            fix=f"--long-rows truncate, or --long-rows split, or --context up to {config.max_positions:,}",
+            fix=f"--long-rows truncate, or --long-rows split, or --context up to {room:,}",
         )
     if wish.merge and method not in MERGEABLE:
         why = "it is a whole model already" if method in WHOLE else "a prefix changes no weight"

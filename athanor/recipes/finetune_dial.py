@@ -53,12 +53,12 @@ def choose_all(situation: Situation, given: Mapping[str, Any]) -> dict[str, Choi
     Raises:
         AthanorError: no method fits into the memory.
     """
+    values = {name: value for name, value in given.items() if value is not None}
     chosen: dict[str, Choice] = {}
     for name, choose in CHOICES.items():
-        if given.get(name) is not None:
-            chosen[name] = Choice(given[name], "as you said")
-        elif (choice := choose(situation, {key: one.value for key, one in chosen.items()})) is not None:
-            chosen[name] = choice
+        choice = Choice(values[name], "as you said") if name in values else choose(situation, values)
+        if choice is not None:
+            chosen[name], values[name] = choice, choice.value
     return chosen
 
 
@@ -72,11 +72,12 @@ def dtype_of(situation: Situation, chosen: Mapping[str, Any]) -> Choice:
 def context(situation: Situation, chosen: Mapping[str, Any]) -> Choice:
     """Tokens per row: a power of two that holds the longest conversation, where the model has so many positions."""
     longest = situation.survey.longest()
-    most = min(situation.config.max_positions, MOST_CONTEXT)
+    most = min(situation.config.max_positions - chosen.get("prefix_tokens", 0), MOST_CONTEXT)
     wanted = min(most, max(64, 2 ** math.ceil(math.log2(longest))))
     why = f"holds the longest conversation, {longest:,} tokens; shorter ones share a row"
     if longest > wanted:
-        limit = "positions of the model" if wanted == situation.config.max_positions else "tokens keep attention cheap"
+        beside = " beside the prefix" if "prefix_tokens" in chosen else ""
+        limit = "tokens keep attention cheap" if wanted == MOST_CONTEXT else f"positions of the model{beside}"
         why = f"{wanted:,} {limit}; the longest conversation has {longest:,}: see long_rows"
     return Choice(wanted, why)
 
@@ -85,7 +86,8 @@ def memory(method: str, situation: Situation, chosen: Mapping[str, Any]) -> floa
     """Bytes that a method needs at its peak, with one row at a time."""
     config, wide = situation.config, 2 if chosen["dtype"] == "bfloat16" else 4
     weights = count_parameters(config)
-    kept = training_memory(config, rows=1, context=chosen["context"], number_bytes=wide).activations
+    length = chosen.get("context") or context(situation, chosen).value
+    kept = training_memory(config, rows=1, context=length, number_bytes=wide).activations
     if method == "full":
         return PROGRAM + weights * TRAINING_BYTES + kept
     base = INT4_BYTES if method == "qlora" or situation.quantized else wide
@@ -148,6 +150,15 @@ def prefix_tokens(situation: Situation, chosen: Mapping[str, Any]) -> Choice | N
     return Choice(found, "simple tasks need fewer than 20, hard ones about 100 (P-tuning v2, Liu et al. 2022, 3.3)")
 
 
+def targets(situation: Situation, chosen: Mapping[str, Any]) -> Choice | None:
+    """Layers that learn beside their frozen weights; None: as many as the method can use."""
+    if chosen["method"] in LOW_RANK:
+        return Choice(None, "every linear layer: those of attention alone learn less [regret]")
+    if chosen["method"] == "ia3":
+        return Choice(None, "keys, values and what enters the last matrix (Liu et al. 2022, section 3.3)")
+    return None
+
+
 def last_layers(situation: Situation, chosen: Mapping[str, Any]) -> Choice | None:
     """How many layers learn with `freeze`."""
     if chosen["method"] != "freeze":
@@ -200,7 +211,7 @@ def apart(situation: Situation, chosen: Mapping[str, Any]) -> Choice:
 
 
 CHOICES = {
-    "dtype": dtype_of, "context": context, "method": method, "rank": rank, "alpha": alpha,
-    "prefix_tokens": prefix_tokens, "last_layers": last_layers, "learning_rate": learning_rate, "rows": rows,
-    "epochs": epochs, "apart": apart,
+    "dtype": dtype_of, "method": method, "rank": rank, "alpha": alpha, "targets": targets,
+    "prefix_tokens": prefix_tokens, "last_layers": last_layers, "context": context, "learning_rate": learning_rate,
+    "rows": rows, "epochs": epochs, "apart": apart,
 }  # fmt: skip

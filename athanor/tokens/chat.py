@@ -64,6 +64,16 @@ def require_template(template: Template | None) -> Template:
     return template
 
 
+def open_chat(folder: Path) -> tuple[Tokenizer, Template]:
+    """The tokenizer in a checkpoint's folder, and the chat template it has.
+
+    Raises:
+        AthanorError: it has none.
+    """
+    tokenizer = Tokenizer.load(folder)
+    return tokenizer, require_template(open_template(tokenizer, stored_ends(folder)))
+
+
 def jinja_of(tokenizer: Tokenizer) -> str | None:
     """The Jinja to store beside a tokenizer: ours in its newest form, else its own word for word; None: it has none."""
     return jinja_source(specials_of(tokenizer)) if has_our_template(tokenizer) else tokenizer.chat_template

@@ -16,6 +16,7 @@ import tokenizers
 from athanor.base.errors import AthanorError
 from athanor.base.files import read_json
 from athanor.tokens import classes, coded, marian, pieces, pipelines, spiece, tekken
+from athanor.tokens.growth import refuse_growth
 from athanor.tokens.pieces import PieceEncoder
 from athanor.tokens.pipelines import Built, Special, token_name
 from athanor.tokens.sentencepiece import SentencePieceModel
@@ -27,6 +28,7 @@ FILES = (
     "source.spm with target.spm, tokenizer.model, *.tiktoken or tekken.json"
 )
 EXACT = "sentencepiece"
+PANIC = "PanicException"  # of libraries in Rust: a class that cannot be imported, and no Exception
 BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
 
 
@@ -183,6 +185,7 @@ def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
 
 def _from_json(path: Path, name: str, config: Mapping[str, Any]) -> Built:
     core = tokenizers.Tokenizer.from_file(str(path))
+    refuse_growth(core, path)
     if name == "LlamaTokenizer" and "ByteLevel" not in repr(core.pre_tokenizer):
         spiece.llama_spaces(core, config)
     return core, {}
@@ -223,7 +226,9 @@ def _guard(path: Path, read: Callable[[], Built]) -> Built:
         return read()
     except AthanorError:
         raise
-    except Exception as problem:  # noqa: BLE001 - the library raises bare Exception for a damaged file
+    except BaseException as problem:  # the library raises bare Exception for a damaged file, or panics
+        if not isinstance(problem, Exception) and type(problem).__name__ != PANIC:
+            raise
         raise AthanorError(f"{path} cannot be read as a tokenizer: {problem}") from None
 
 

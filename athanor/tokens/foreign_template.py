@@ -189,7 +189,13 @@ def _reader(core: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """A copy that recognises special tokens and tells the place of every character."""
     told = json.loads(core.to_str())
     told["post_processor"] = None  # it would only add special tokens, and cut spaces off the places
-    copy = tokenizers.Tokenizer.from_str(json.dumps(told))
+    try:
+        copy = tokenizers.Tokenizer.from_str(json.dumps(told))
+    except Exception as problem:  # noqa: BLE001 - the library raises bare Exception
+        raise AthanorError(
+            f"the tokenizer cannot be written and read again: {problem}",
+            fix="its vocabulary is damaged: get it again",
+        ) from None
     copy.encode_special_tokens = False
     copy.no_truncation()
     copy.no_padding()

@@ -30,7 +30,7 @@ from athanor.models.convert import raw
 from athanor.models.families import Family
 from athanor.models.language import LanguageModel
 from athanor.store.artifact import Artifact, weights_hash
-from athanor.tokens.chat import Template, open_template, require_template, stored_ends
+from athanor.tokens.chat import Template, open_chat
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.optimizer import OptimizerName
@@ -105,8 +105,7 @@ def opened(
     """The base, ready to be trained beside, with its tokenizer and template."""
     base = parents["base"]
     base.verify()
-    tokenizer = Tokenizer.load(base.path)
-    template = require_template(open_template(tokenizer, stored_ends(base.path)))
+    tokenizer, template = open_chat(base.path)
     quantized = is_quantized(base.path)
     model = load_model(base.path, dtype=DTYPES[settings.dtype], kernel="plain" if quantized else None)
     return prepare(model, None if quantized else settings.dtype, settings), tokenizer, template

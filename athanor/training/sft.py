@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from athanor.data.packing.grouped import GroupedConversations, group_conversatio
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.shapes import flops_per_token
+from athanor.models.shapes import count_parameters, flops_per_token
 from athanor.store.artifact import RESUME, Artifact
-from athanor.tokens.chat import Template, check_vocabulary, open_template, require_template, stored_ends
+from athanor.tokens.chat import Template, check_vocabulary, open_chat
 from athanor.tokens.conversation import Conversation
 from athanor.tokens.template import Rendered
 from athanor.tokens.tokenizer import Tokenizer
@@ -91,8 +91,7 @@ def prepared(
     """The parent model, of which the weights that are to learn require a gradient, its tokenizer and its template."""
     base = parents["model"]
     base.verify()
-    tokenizer = Tokenizer.load(base.path)
-    template = require_template(open_template(tokenizer, stored_ends(base.path)))
+    tokenizer, template = open_chat(base.path)
     model = prepare(load_checkpoint(base.path, dtype=DTYPES[settings.dtype]), settings.dtype, settings)
     if settings.last_layers is not None:
         keep_last(model, settings.last_layers)
@@ -144,13 +143,36 @@ def lesson(
     batch, loss = told_apart(settings, model, rows, shards and shards.path, context, device)
     width = rows.width if isinstance(rows, GroupedConversations) else context
     tokens = round(settings.rows * width + settings.document_rows * context)
+    learnt = sum(sum(mask[1:]) for _, mask in pieces) / rows.steps_per_epoch(settings.rows)
+    scored = min(1.0, (learnt + settings.document_rows * context) / tokens)
     objective = Objective(
         batch=batch, loss=loss, tokens=tokens,
-        flops=float(tokens * flops_per_token(model.config, context)),
+        flops=tokens * learning_flops(model, context, scored),
         **looks_of(settings, tokenizer, template, conversations, shards, context),
         sources=lambda step: [f"conversation {number}" for number in rows.members(step, settings.rows, settings.seed)],
     )  # fmt: skip
     return Lesson(model, objective, rows)
+
+
+def learning_flops(model: LanguageModel, context: int, scored: float) -> float:
+    """FLOPs to learn from one token, of which `flops_per_token` counts all: forward, and twice as many backward.
+
+    The head sees only what is scored, frozen weights get no gradient, which is a third of their products, and layers
+    below all that learn have no backward pass.
+
+    Args:
+        scored: share of the tokens that are.
+    """
+    layers = replace(model.config, vocabulary=None, tied=False)
+    inside, attention = (float(flops_per_token(layers, 0)), float(flops_per_token(layers, context)))
+    attention -= inside
+    head = scored * (flops_per_token(model.config, 0) - inside)
+    learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = max(0.0, 1 - learning / count_parameters(model.config))
+    blocks = [any(weight.requires_grad for weight in block.parameters()) for block in model.trunk.blocks]
+    outside = any(weight.requires_grad for weight in model.tokens.parameters()) or hasattr(model, "prefixes")
+    unseen = 0.0 if outside else [*blocks, True].index(True) / len(blocks)
+    return inside + attention + head - frozen * (inside + head) / 3 - unseen * (inside / 3 + attention * 2 / 3)
 
 
 def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:

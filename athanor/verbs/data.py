@@ -24,6 +24,7 @@ COMMANDS = {  # command: (English, 中文); one that is not below stands in data
     "clean": ("repair and judge documents, and say why others were dropped", "修复并评判文档，说明删除原因"),
     "copies": ("remove documents that are copies or nearly so", "删除重复与近似重复的文档"),
     "repeats": ("cut out lines, paragraphs or stretches that stood before", "删去前文出现过的行、段落或片段"),
+    "decontaminate": ("take out what tests will ask", "去除测试题的内容"),
     "pictures": ("list pictures that are copies of one another", "列出重复的图片"),
     "instruct": ("write instruction data in another form", "转换指令、偏好数据的格式"),
     "label": ("let a model label texts; what it is not sure of waits for a person", "用模型标注文本，没把握的留待人工"),

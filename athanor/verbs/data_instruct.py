@@ -83,7 +83,8 @@ def convert(files: list[Path], folder: Path, target: Any, source: Any, strict: b
             progress.advance()
     progress.finish(refused=len(intake.refused))
     if not written:
-        raise AthanorError(f"nothing can be written as {target}: {describe_reasons(funnel.reasons())}")
+        reasons = describe_reasons(funnel.reasons()) or "the files hold no row"
+        raise AthanorError(f"nothing can be written as {target}: {reasons}")
     write_records(folder / "refused.jsonl", intake.refused)
     funnel.write(folder)
     return {"read": funnel["read"].documents_in, "written": written, "refused": len(intake.refused)}

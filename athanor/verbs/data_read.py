@@ -55,10 +55,11 @@ def command(path: str, shown: int, text_field: str | None, as_json: bool) -> Non
 
 def limits_of(text_field: str | None, keep: tuple[str, ...], whole_documents: bool = False) -> Any:
     """The usual limits of the step `read`; a document is as long as a row may be."""
+    from athanor.base.settings import parse_settings
     from athanor.data.reading.items import ReadLimits
     from athanor.data.reading.read import ReadSettings
 
-    most = ReadSettings().max_line_bytes
+    most = parse_settings(ReadSettings, {"keep_fields": keep}, "athanor data").max_line_bytes
     return ReadLimits(
         max_document_bytes=most, max_line_bytes=most, text_field=text_field, keep_fields=keep,
         whole_documents=whole_documents,
@@ -86,6 +87,12 @@ def _extent(item: Any) -> str:
     return f"{item['width']}×{item['height']}" if "width" in item else f"{item['seconds']} s"
 
 
+def _example(shown: Any) -> str:
+    """A file or row that was set aside: its name, and what stands in it instead."""
+    detail = shown["text"]
+    return f"{shown['source']} {detail[detail.index('has ') :]}" if "has " in detail else shown["source"]
+
+
 def summary(survey: Any) -> str:
     """The counts, and a table of what was set aside."""
     from athanor.base.tables import size, text_table
@@ -101,5 +108,5 @@ def summary(survey: Any) -> str:
     )
     if not aside:
         return said
-    rows = [(row["reason"], f"{row['count']:,}", row["examples"][0]["source"]) for row in aside]
+    rows = [(row["reason"], f"{row['count']:,}", _example(row["examples"][0])) for row in aside]
     return f"{said}\n\n{text_table(say(('set aside', 'count', 'example'), ('搁置原因', '数量', '例')), rows)}"

@@ -67,7 +67,7 @@ def command(
     from athanor.store.artifact import find_store
 
     folder, artifact = find_model(store, model)
-    names = tuple(targets.split(",")) if targets else None
+    names = None if targets is None else tuple(targets.split(","))
     decided = decide(folder, artifact, data, Wish(**wishes, targets=names, more=parsed(more)))
     if plan_only and as_json:
         from athanor.recipes.resolved import describe_plan
@@ -142,8 +142,13 @@ def show_choices(decided: Any) -> None:
         f"{survey.rows:,} 段对话{refused} · {survey.tokens:,} 词元，其中回答 {survey.answers:,} · "
         f"最长 {survey.longest():,} · {decided.steps:,} 步",
     ))  # fmt: skip
-    rows = [[name, str(one.value), one.reason] for name, one in decided.chosen.items()]
+    rows = [[name, written(one.value), one.reason] for name, one in decided.chosen.items()]
     click.echo(text_table([say("setting", "设置"), say("value", "值"), say("because", "理由")], rows))
+
+
+def written(value: Any) -> str:
+    """A value in the table."""
+    return say("all", "全部") if value is None else ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def show_end(made: Any) -> None:

@@ -26,8 +26,13 @@ Example:  athanor launch quickstart --on slurm --nodes 2 --gpus 8 --store /share
               help=say("of each machine (default: one per GPU, else one)", "每台进程数"))  # fmt: skip
 @click.option("--cores", type=click.IntRange(min=1), default=8, show_default=True, help=say("of each", "每台核数"))
 @click.option("--hours", type=click.FloatRange(min=0.1), help=say("longest time", "最长时间（小时）"))
-@click.option("--engine", type=click.Choice(["ddp", "fsdp2", "tensor"]), default="fsdp2", show_default=True,
-              help=say("for every step that trains and names none", "训练步骤所用引擎"))  # fmt: skip
+@click.option(
+    "--engine",
+    type=click.Choice(["ddp", "fsdp2", "tensor", "context", "deepspeed"]),
+    default="fsdp2",
+    show_default=True,
+    help=say("for every step that trains and names none", "训练步骤所用引擎"),
+)
 @click.option("--scale", help=say("the one dial: how big everything is", "唯一的旋钮：整体规模"))
 @click.option("--partition", help=say("slurm: where to queue", "slurm 分区"))
 @click.option("--image", help=say("k8s, kubeflow: container image with athanor", "容器镜像"))

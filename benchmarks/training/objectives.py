@@ -4,9 +4,10 @@
 
 Each row is the recipe `objectives` up to one objective, at one rate (the dial's, where none is given), and then
 held-out windows, of which the objective hides the same tokens every time. Judged are the ordinary tokens among them,
-for what marks a span says little: the mean loss in nats beside that of the unigram (how frequent each token is in what
-was learnt), and how often the likeliest token is the right one, beside always saying the most frequent. Of masked
-tokens those that became [MASK] are judged, not those left as they were.
+as if the network could say no others, for how well it foretells where a span ends says little about the text: the mean
+loss in nats beside that of the unigram (how frequent each token is in what was learnt), and how often the likeliest
+token is the right one, beside always saying the most frequent. Of masked tokens those that became [MASK] are judged,
+not those left as they were.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def judge(folder: Path, settings: PretrainSettings, shards: Path, windows: int) 
         judged_BT = (batch.targets_BT != IGNORED) & ~torch.isin(batch.targets_BT, special)
         if settings.objective == "masked":
             judged_BT &= torch.isin(batch.ids_BT, special)
-        scores_XV = logits(model, settings.objective, batch)[judged_BT]
+        scores_XV = logits(model, settings.objective, batch)[judged_BT].index_fill(-1, special, float("-inf"))
         targets_X = batch.targets_BT[judged_BT]
         losses.append(torch.nn.functional.cross_entropy(scores_XV, targets_X, reduction="none"))
         right.append(scores_XV.argmax(-1) == targets_X)

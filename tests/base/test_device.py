@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from athanor.base import device
 
 FAULTS = """
 import ctypes, resource, sys
@@ -31,3 +34,21 @@ def test_freed_memory_is_kept():
         [sys.executable, "-c", FAULTS, "--default"], env=env, capture_output=True, text=True, check=True
     )
     assert int(kept.stdout) < 20 < int(given.stdout)  # 32 where pages are of 2 MiB
+
+
+def test_as_many_threads_as_a_person_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not so among several processes, where torchrun sets the variable by itself."""
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setattr(device, "usable_cores", lambda: 3)
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+        found = {}
+        for wished in ("1", "2,4", "64", "many", ""):
+            monkeypatch.setenv("OMP_NUM_THREADS", wished)
+            found[wished] = device.set_threads()
+        assert found == {"1": 1, "2,4": 2, "64": 3, "many": 3, "": 3}
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+        assert device.set_threads() == 3 and device.set_threads(2) == 2
+    finally:
+        torch.set_num_threads(before)

@@ -70,6 +70,27 @@ def test_rotate(pairs, rotations, rows, way):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_split_and_rotate(dtype):
+    """The same numbers, to the bit, as splitting first, and the gradient of all heads in one piece."""
+    if not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    angle, joined = torch.randn(2, 9, 1, 8), torch.randn(2, 9, 8, 32).to(dtype)
+
+    def together(x):
+        return native_kernels.SplitAndRotate.apply(x, angle.cos(), angle.sin(), 4, 2)
+
+    def apart(x):
+        q, k, v = x.split((4, 2, 2), 2)
+        return *(native_kernels.Rotate.apply(part, angle.cos(), angle.sin()) for part in (q, k)), v
+
+    ours, theirs = (
+        gradients(lambda x: torch.cat(together(x), 2), [joined]),
+        gradients(lambda x: torch.cat(apart(x), 2), [joined]),
+    )
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
 def test_rotation_turns_by_the_angle():
     """A quarter turn takes (1, 0) to (0, 1)."""
     quarter = torch.tensor([[[[torch.pi / 2]]]])
@@ -278,7 +299,7 @@ def test_attention_of_the_library(length, heads, key_heads, size, kind, dtype):
     for ours, theirs in zip([y, *(x.grad for x in leaves)], [z, *(x.grad for x in exact)], strict=True):
         far = (ours - theirs).detach()
         if dtype == torch.float32:
-            assert float(far.abs().max()) < TOLERANCE * max(1.0, float(theirs.abs().max()))
+            assert float(far.abs().max()) < TOLERANCE * max(1.0, float(theirs.detach().abs().max()))
         else:
             assert float(far.norm()) < 2**-7 * float(theirs.norm()) + 1e-6
     with torch.no_grad():
@@ -313,3 +334,13 @@ def test_attention_of_the_library_hides_no_trouble(dtype):
         inputs[place][0, 150, 1, 3] = float("nan")
         y = native_kernels.Attention.apply(*inputs, *mask.ranges, SCALE)
         assert y[0, 150, 1].isnan().any() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()
+
+
+def test_adding_halves():
+    """bf16 numbers are added to float32 ones as torch adds them, in the parts that several threads take."""
+    if not native.available():
+        pytest.skip(f"the C library is not in use: {native.describe()}")
+    total, part = torch.randn(70_001), torch.randn(70_001).bfloat16()
+    expected = total + part
+    native_kernels.add(total, part)
+    assert torch.equal(total, expected)

@@ -36,6 +36,22 @@ CHANGES = (
         "rotat",
     ),
     Change(
+        "heads that are turned together come back turned further",
+        "models/native_kernels.py",
+        "*ctx.saved_tensors, to, sign=-1)",
+        "*ctx.saved_tensors, to, sign=1)",
+        KERNELS,
+        "split_and_rotate",
+    ),
+    Change(
+        "the gradient of values stays what the memory held",
+        "models/native_kernels.py",
+        "        to_v.copy_(dv_BTKH)\n",
+        "        to_v.zero_()\n",
+        KERNELS,
+        "split_and_rotate",
+    ),
+    Change(
         "pairs are halves where they should be neighbours",
         "models/kernels.py",
         "return turned[..., 0::2], turned[..., 1::2], rest",
@@ -363,8 +379,8 @@ CHANGES = (
     Change(
         "only the last rows of logits have a gradient",
         "models/kernels.py",
-        "dweight_VD += dlogits_XV.t() @ hidden_XD[rows]",
-        "dweight_VD = dlogits_XV.t() @ hidden_XD[rows]",
+        "add(dweight_VD, dlogits_XV.t() @ hidden_XD[rows])",
+        "dweight_VD = (dlogits_XV.t() @ hidden_XD[rows]).float()",
         KERNELS,
         "test_loss",
     ),

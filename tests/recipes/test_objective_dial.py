@@ -15,7 +15,8 @@ def test_the_recipe_of_objectives_plans_at_every_scale(scale: str) -> None:
     for name in HIDING:
         assert plan[name].settings.objective == name and plan[name].settings.kv_heads is None
     assert plan["masked"].settings.hidden * 2 == plan["next_token"].settings.hidden * 3
-    assert plan["span_corruption"].settings.learning_rate == plan["next_token"].settings.learning_rate
+    for name in ("span_corruption", "blank_infilling"):
+        assert plan[name].settings.learning_rate == plan["next_token"].settings.learning_rate
 
 
 @pytest.mark.parametrize("name", HIDING)

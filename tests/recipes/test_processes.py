@@ -17,8 +17,15 @@ from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe
 from tests.conftest import ROOT, SMALLEST, athanor, surroundings
 
-STEPS = 40
-WORDS = (*SMALLEST, "pretrain.steps=40", "pretrain.heads=2", "pretrain.checkpoint_seconds=0", "--until", "pretrain")
+STEPS = 100  # enough that none is through before it is killed
+WORDS = (
+    *SMALLEST,
+    f"pretrain.steps={STEPS}",
+    "pretrain.heads=2",
+    "pretrain.checkpoint_seconds=0",
+    "--until",
+    "pretrain",
+)
 
 
 @pytest.fixture
@@ -57,7 +64,8 @@ def final_rows(store: Path) -> list[dict]:
 
 
 def test_a_killed_process_stops_the_others_and_another_engine_goes_on_from_there(store: Path) -> None:
-    process = start(store, "pretrain.engine=fsdp2", "pretrain.processes=2")
+    endless = "pretrain.steps=1000000"
+    process = start(store, endless, "pretrain.engine=fsdp2", "pretrain.processes=2")
     wait_for_rows(store, 4, process)
     process_of(process, 1).send_signal(signal.SIGKILL)
     said = process.communicate(timeout=300)[1]
@@ -65,8 +73,9 @@ def test_a_killed_process_stops_the_others_and_another_engine_goes_on_from_there
     assert "process 1 of 2 was killed (SIGKILL)" in said and "run the same command again" in said
     assert "Traceback" not in said
 
-    process = start(store, "pretrain.engine=tensor", "pretrain.processes=2")
-    wait_for_rows(store, 10, process)
+    before = rows_so_far(store)
+    process = start(store, endless, "pretrain.engine=tensor", "pretrain.processes=2")
+    wait_for_rows(store, before + 1, process)  # then it trains, and knows what to do when it is asked to stop
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
     assert process.returncode == EXIT_STOPPED_BY_SYSTEM, said

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 
 import httpx
 import pytest
@@ -243,15 +242,18 @@ def test_a_client_who_never_finishes_is_cut_off(monkeypatch):
     wait_until(lambda: running.started)
     try:
         good = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
-        for unfinished in (b"", b"POST / HT", good[:-1]):
+
+        def is_cut_off(unfinished):
             with socket.create_connection(listener.getsockname(), timeout=5) as connection:
                 connection.sendall(unfinished)
-                assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+                return connection.recv(1000).startswith(b"HTTP/1.1 408")
+
+        assert is_cut_off(b"") and is_cut_off(b"POST / HT") and is_cut_off(good[:-1])
         with socket.create_connection(listener.getsockname(), timeout=5) as connection:
             for _ in range(3):  # one who finishes may stay and ask again later
                 connection.sendall(good)
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-                time.sleep(0.4)
+                assert is_cut_off(b""), "as long as that it has been quiet, and it is still there"
     finally:
         running.should_exit = True
         thread.join()

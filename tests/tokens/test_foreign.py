@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from athanor.base.errors import AthanorError
+from athanor.tokens.chat import open_template
 from athanor.tokens.tokenizer import DOCUMENT, SPECIAL_TOKENS, Tokenizer
 from tests.tokens import makers
 from tests.tokens.samples import LEARN, NASTY, random_texts, random_words, real_texts
@@ -349,6 +350,38 @@ def test_damaged_files_are_named(name: str, content: str, said: str, tmp_path: P
     with pytest.raises(AthanorError) as caught:
         Tokenizer.load(tmp_path)
     assert said in str(caught.value)
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
+OTHER_CASE = {"type": "Replace", "pattern": {"String": "e"}, "content": "EE"}
+EVERY = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "e" * 40}
+
+
+@pytest.mark.parametrize(("part", "rules", "said"), [
+    ("normalizer", [DOUBLE] * 34, "times as long"), ("normalizer", [EVERY] * 2, "times as long"),
+    ("normalizer", [OTHER_CASE, {"type": "Lowercase"}] * 20, "times as long"),
+    ("normalizer", [{"type": "Prepend", "prepend": "x" * 50_000}], "times as long"),
+    ("decoder", [{"type": "Sequence", "decoders": [DOUBLE] * 20}], "times as long"),
+    ("normalizer", [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}], "cannot be read as a tokenizer"),
+])  # fmt: skip
+def test_rules_that_fill_the_memory_or_break_the_library_are_refused(part, rules, said, tmp_path: Path) -> None:
+    """In the hands of the library 34 doublings ask for 17 GB, and a broken table is a panic that is no Exception."""
+    makers.llama3(tmp_path)
+    told = json.loads((tmp_path / "tokenizer.json").read_text())
+    told[part] = {"type": "Sequence", "normalizers" if part == "normalizer" else "decoders": rules}
+    makers.write(tmp_path, "tokenizer.json", told)
+    with pytest.raises(AthanorError, match=said):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_id_that_no_vocabulary_reaches_is_an_error_of_the_file(tmp_path: Path) -> None:
+    makers.llama3(tmp_path)
+    told = json.loads((tmp_path / "tokenizer.json").read_text())
+    told["model"]["vocab"]["zz"] = 2**32 - 1
+    makers.write(tmp_path, "tokenizer.json", told)
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(AthanorError, match="cannot be written and read again"):
+        open_template(Tokenizer.load(tmp_path))
 
 
 def test_a_class_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
         return []
     save_file({name: weight.detach() for name, weight in model.named_parameters()}, f"{place}.safetensors")
     Path(f"{place}.json").write_text(json.dumps(rows))
+    assert next(model.parameters()).dtype == DTYPES[case.get("dtype", "float32")]
     with torch.no_grad():  # what comes back is a plain model
         assert type(model.trunk.blocks[0]).__name__ == "Block"
         model(torch.zeros(1, 4, dtype=torch.long))

@@ -22,6 +22,7 @@ needed = pytest.mark.skipif(not here, reason="DeepSpeed is not installed (the ex
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: variant for name, variant in test_engines.VARIANTS.items() if name != "muon"},
+    "lora": test_engines.ADAPTER,
     "adamw": {"settings": {"optimizer": "adamw", "z_loss": 1e-4, "watch_every": 5}},
 }
 PLAIN = VARIANTS["adamw"]

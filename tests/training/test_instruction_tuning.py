@@ -203,16 +203,15 @@ def test_a_misspelt_part_of_a_template_is_refused_before_anything_starts() -> No
 
 @pytest.mark.skipif(not (REAL_DATA / "tasks").is_dir(), reason="the real data sets are not on this machine")
 @pytest.mark.slow
-@pytest.mark.xfail(reason="R5: 0.518 was measured; 300 steps from 100 of pretraining are too few", strict=True)
 def test_sst_2_is_learnt_in_flans_form(tmp_path: Path) -> None:
-    """From fresh weights and a few hundred steps little more than chance is to be had; what is asked is above it."""
+    """100 steps of pretraining and 300 of fine-tuning from fresh weights: three CPU minutes. 0.710 was measured."""
     recipe = load_recipe("instruction_tuning", [
+        f"data.path={REAL_DATA}/text/en_gutenberg.jsonl.gz",
         f"sentiment.path={REAL_DATA}/tasks/sst2.jsonl.gz", "sentiment.names={0: negative, 1: positive}",
         "sentiment.split=split", f"entailment.path={REAL_DATA}/tasks/ent_rte.jsonl.gz", "entailment.text=premise",
         "entailment.second=hypothesis", "entailment.split=split", f"paraphrase.path={REAL_DATA}/tasks/mrpc.jsonl.gz",
         "paraphrase.text=s1", "paraphrase.second=s2", "paraphrase.names={0: different, 1: the same}",
-        "data.max_bytes=3000000", "tokenizer.vocabulary=2000", "pretrain.steps=100", "finetune.steps=300",
-        "instructions.rounds=4",
+        "instructions.most=20000", "pretrain.steps=100", "finetune.steps=300", "finetune.rows=16",
     ])  # fmt: skip
     made = run_recipe(recipe, plan_recipe(recipe), Store(tmp_path / "store"), SilentProgress())
     assert made["rank"].measurements["sentiment_after"] > 0.55

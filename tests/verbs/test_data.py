@@ -64,6 +64,32 @@ def test_files_are_cleaned_and_every_drop_has_its_reason(verb: Verb, tmp_path: P
     assert not (tmp_path / "de").exists()
 
 
+def test_what_tests_ask_is_taken_out_of_files(verb: Verb, tmp_path: Path) -> None:
+    """Items in a .json list, and a file of lines in GB18030; one stands in a text, one in other case and wrapped."""
+    asked = ["Which of the seven lighthouses on the northern shore did the keeper paint green in that wet year?"]
+    chinese = "一个农夫有十七只羊，除了九只以外都死了，请问他现在还剩下多少只活着的羊？"
+    (tmp_path / "exam.json").write_text(json.dumps([{"question": text} for text in asked]))
+    (tmp_path / "quiz.txt").write_text(chinese + "\n", encoding="gb18030")
+    (tmp_path / "given").mkdir()
+    before, behind = story(1, 20), story(2, 20)
+    texts = [before + asked[0].upper().replace(" ", "\n", 3) + behind, story(3, 20), MODERN * 4 + chinese + MODERN * 4]
+    (tmp_path / "given" / "a.json").write_text(json.dumps([{"text": text} for text in texts]))
+    words = ("data", "decontaminate", "given", "--tasks", "exam.json", "--tasks", "quiz.txt")
+    said = verb(*words, "--out", "tested")
+    assert "2 of 2 items stand in 2 of 3 documents (cut)" in said
+    rows = [json.loads(line) for line in (tmp_path / "tested" / "documents.jsonl").read_text().splitlines()]
+    whole = " ".join(row["text"] for row in rows)
+    assert "lighthouses on" not in whole.lower() and "十七只羊" not in whole
+    assert before[:200] in whole and texts[1] in whole and MODERN[:60] in whole
+    verdicts = [json.loads(line)["verdict"] for line in (tmp_path / "tested" / "items.jsonl").read_text().splitlines()]
+    assert verdicts == ["found", "found"]
+    told = json.loads(verb(*words, "--action", "report", "--out", "found", "--json"))
+    assert told["kept"] == 3 and told["items_found"] == 2
+    assert "no file of test items" in verb("data", "decontaminate", "given", "--tasks", "x", "--out", "y", code=2)
+    (tmp_path / "quiz.txt").write_bytes(b"\xff\xfe\x00")
+    assert "quiz.txt cannot be read" in verb(*words, "--out", "y", code=2)
+
+
 def test_repeats_are_cut(raw: Path, verb: Verb, tmp_path: Path) -> None:
     verb("data", "copies", raw, "--out", "unique")
     said = verb("data", "repeats", "unique/documents.jsonl", "--out", "clean")

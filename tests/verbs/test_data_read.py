@@ -35,11 +35,29 @@ def test_a_path_is_shown_with_what_cannot_be_read(mixed: Path, verb: Verb) -> No
     assert "\n3. " not in said
     assert "4 documents (caption 1, prose 3), 41 B of text, from 6 files; 4 set aside" in said
     assert "broken PDF" in said and "kind not read: .bin" in said and "rows.jsonl#3" in said
+    (mixed / "poems.jsonl").write_text('{"title": "Spring", "poem": "Blue is the sky."}\n')
+    assert "poems.jsonl#1 has title, poem" in verb("data", "read", mixed)
+    assert "--text-field NAME" in verb("data", "read", mixed / "poems.jsonl", code=2)
+    (mixed / "poems.jsonl").unlink()
     told = json.loads(verb("data", "read", mixed, "--json", "--show", "9"))
     assert told["documents"] == 4 and len(told["shown"]) == 4
     assert {row["reason"]: row["count"] for row in told["set_aside"]} == {
         "broken PDF": 1, "empty text": 1, "kind not read: .bin": 1, "not JSON": 1,
     }  # fmt: skip
+
+
+def test_columns_of_any_name_may_be_kept(verb: Verb, tmp_path: Path) -> None:
+    """Once each of these names ended in a traceback, in long texts or short ones, or when the document was cut."""
+    names = ["text", "source", "language", "name", "limits", "pieces", "meta", "id"]
+    row = {name: f"the {name}" for name in names} | {"text": "A sentence about gardens. " * 180_000}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, "text": "short"}) + "\n" + json.dumps(row) + "\n")
+    keep = [word for name in names for word in ("--keep", name)]
+    verb("data", "convert", "rows.jsonl", "out.jsonl", *keep)
+    documents = list(read_records(tmp_path / "out.jsonl"))
+    assert [document["source"] for document in documents] == ["rows.jsonl#1", "rows.jsonl#2"]
+    for document in documents:
+        assert document["meta"] == row | {"text": document["text"], "kind": "prose"}
+    assert "rename the field" in verb("data", "convert", "rows.jsonl", "x.jsonl", "--keep", "kind", code=2)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"])
@@ -85,6 +103,8 @@ def test_many_documents_fill_several_row_groups(tmp_path: Path, verb: Verb, monk
         (("convert", "mixed/model.bin", "out.jsonl"), "kind not read: .bin"),
         (("convert", "mixed", "out.jsonl", "--text-field", "poem"), "no field poem"),
         (("convert", "mixed", "out.jsonl", "--set-aside", "mixed/rows.jsonl"), "exists already"),
+        (("convert", "mixed", "out.jsonl", "--set-aside", "./out.jsonl"), "choose two names"),
+        (("read", ""), "the path is empty"),
     ],
 )
 def test_a_refusal_says_what_is_allowed_and_leaves_nothing(

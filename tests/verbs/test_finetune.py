@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from athanor.base.files import read_json
 from athanor.base.records import read_records
@@ -125,6 +126,23 @@ def test_the_plan_gives_a_reason_for_every_value_and_starts_nothing(
     assert settings["neftune"] == 5 and settings["too_long"] == "refuse" and settings["keep_best"]
 
 
+def test_only_the_layers_that_were_named_learn(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
+    records = run(verb, model, data, "--targets", "q_proj,down_proj", "--set", "steps=1")
+    folder = next(one.path for one in Store(tmp_path / "store").all() if one.kind == "adapter")
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        assert {name.rpartition(".lora")[0].rpartition(".")[2] for name in file.keys()} == {"q_proj", "down_proj"}
+    assert records["finetune"]["settings"]["targets"] == ["q_proj", "down_proj"]
+
+
+def test_a_prefix_leaves_room_for_the_longest_rows(model: Path, verb: Verb, tmp_path: Path) -> None:
+    """Most of the model's 256 positions; what does not fit beside the prefix is said before anything starts."""
+    rows = [{"instruction": f"Say {number}.", "output": "red " * (40 + 70 * (number == 1))} for number in range(4)]
+    data = write(tmp_path / "rows.jsonl", rows)
+    told = json.loads(verb("finetune", model, data, "--method", "ptuning", "--plan", "--json"))
+    settings = told["steps"]["finetune"]["settings"]
+    assert settings["context"] + settings["prefix_tokens"] == 256
+
+
 def test_exactly_so_many_rows_are_held_out(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
     run(verb, model, data, "--epochs", 0.1)
     chats = next(one for one in Store(tmp_path / "store").all() if one.kind == "conversations")
@@ -175,6 +193,9 @@ def test_data_that_cannot_be_learnt_from_is_refused_before_anything_starts(
         (["--method", "prefix", "--merge"], "a prefix changes no weight"),
         (["--method", "ia3", "--rank", 4], "rank has no meaning with method=ia3"),
         (["--targets", "nothing"], "no layer of this network"),
+        (["--targets", ""], "no layer of this network"),
+        (["--method", "ptuning", "--prefix-tokens", 250], "256 together"),
+        (["--method", "ptuning", "--context", 256], "context=256 behind prefix_tokens=20"),
         (["--epochs", 0], "epochs=0"),
         (["--rows", 0], "rows=0"),
         (["--method", "full", "--rank", 4], "rank has no meaning with method=full"),
@@ -189,6 +210,13 @@ def test_a_wish_that_cannot_be_is_refused_with_what_can(
 ) -> None:
     assert said in verb("finetune", model, data, *words, code=2)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_adapters_folder_is_no_model(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter_config.json").write_text("{}")
+    said = verb("finetune", tmp_path / "tuned", data, code=2)
+    assert "holds an adapter, not a model" in said and "--base MODEL" in said
 
 
 def test_another_models_tokenizer_is_refused(model: Path, data: Path, verb: Verb) -> None:

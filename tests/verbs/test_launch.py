@@ -125,6 +125,11 @@ def test_an_engine_that_was_named_stays() -> None:
         (("--on", "ssh", "--hosts", "a,b", "--nodes", "3", *SHARED), "--nodes 3 with 2 hosts"),
         (("--on", "ray", "--partition", "x", *SHARED), "--partition has no meaning"),
         (("--on", "ray", "pretrain.nonsense=3", *SHARED), "nonsense"),
+        (("--on", "ssh", "--hosts", ",", *SHARED), "--hosts ,"),
+        (("--on", "ssh", "--hosts", "-oProxyCommand=x", *SHARED), "--hosts -o"),
+        (("--on", "slurm", "--hours", "nan", *SHARED), "--hours nan"),
+        (("--on", "slurm", "--engine", "deepspeed", *SHARED), "engine=deepspeed with optimizer=muon"),
+        (("--on", "slurm", "--engine", "tensor", "--gpus", "7", *SHARED), "among processes=7"),
     ],
 )
 def test_what_is_missing_or_too_much_is_refused(words: tuple[str, ...], expected: str) -> None:

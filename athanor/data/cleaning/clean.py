@@ -20,7 +20,7 @@ from athanor.data.cleaning.settings import CleanSettings
 from athanor.data.copies.clusters import Copy
 from athanor.data.copies.deduplicate import NearCopyFinder, in_batches, rank_by
 from athanor.data.copies.shingles import Places
-from athanor.data.document import Document, make_document
+from athanor.data.document import Document, document_of_facts
 from athanor.data.funnel import Funnel, Stage, describe_reasons
 from athanor.data.lines import Piece, open_bytes, whole_lines
 from athanor.data.rules.chinese import ChineseLimits
@@ -188,9 +188,8 @@ def _cut_in_two(document: Document) -> tuple[Document, Document]:
         place = max(1, len(text.rstrip()) - 1)
     if not text[:place].strip() or not text[place:].strip():
         raise AthanorError(f"{document.source} is the only document and too short to learn from", fix="add more text")
-    facts = {key: value for key, value in document.meta.items() if key != "kind"}
     return tuple(  # type: ignore[return-value]
-        make_document(part, f"{document.source}/{number}", document.kind, document.language, **facts)
+        document_of_facts(part, f"{document.source}/{number}", document.meta, document.language)
         for number, part in ((1, text[:place]), (2, text[place:]))
     )
 

@@ -6,7 +6,7 @@ verdict on every item, so that an evaluation can tell the score of clean items f
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,17 +16,23 @@ from pydantic import Field
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_file, hash_json
 from athanor.base.progress import Progress
-from athanor.base.records import read_records, write_records
+from athanor.base.records import write_records
 from athanor.base.settings import Settings
 from athanor.data.copies.overlap import TOKEN, Item, Match, RareWords, Runs, too_short
 from athanor.data.copies.verdicts import Verdict, write_verdicts
-from athanor.data.document import Document, make_document
+from athanor.data.document import Document, document_of_facts
 from athanor.data.funnel import Funnel, shorten
 from athanor.data.instruct.names import EXAM, HELDOUT
+from athanor.data.reading.decode import Unreadable, decode_stream, find_encoding
+from athanor.data.reading.items import BROKEN, SetAside
+from athanor.data.reading.kinds import find_kind
+from athanor.data.reading.rows import json_file_rows, json_rows
+from athanor.data.reading.sources import SourceFile
 from athanor.data.shards import ShardWriter, read_shards
 from athanor.store.artifact import Artifact, several
 
 MEGA = 1e6
+LONGEST_ROW = 64_000_000  # bytes
 HELD_OUT = (EXAM, HELDOUT)  # files of conversations kept apart
 FIELDS = ("question", "prompt", "problem", "text", "instruction", "goal", "query", "sentence", "content", "input")
 
@@ -35,7 +41,8 @@ class DecontaminateSettings(Settings):
     """What must not be learned, and how it is found."""
 
     tasks: tuple[str, ...] = ()
-    """Files of test items: .txt (one a line) or .jsonl, .jsonl.gz, .jsonl.zst; beside those of the parents `tasks`."""
+    """Files of test items: .txt (one a line), .jsonl or .json, also with .gz or .zst; beside those of the parents
+    `tasks`."""
     fields: tuple[str, ...] = FIELDS
     """Of a row, what is looked for: every one of these fields that it has, and what users say in `messages`."""
     run: int = Field(default=8, ge=3)
@@ -75,7 +82,7 @@ def decontaminate(
     runs, corpus = Runs(items, settings.run), parents["corpus"]
     total = corpus.measurements.get("text_bytes", 0) + corpus.measurements.get("heldout_bytes", 0)
     progress.start("decontaminate", total=total / MEGA or None, unit="MB")
-    funnel, found = Funnel("train", "heldout"), _Found()
+    funnel, found = Funnel("train", "heldout"), Found()
     written: dict[str, ShardWriter] = {}
     for prefix in ("train", "heldout"):
         with ShardWriter(folder, prefix) as writer:
@@ -90,7 +97,7 @@ def decontaminate(
         raise AthanorError(
             "nothing is left of the training documents", allowed="least_share up to 1", fix="look at contaminated.jsonl"
         )
-    near = report_paraphrases(corpus, runs, settings, found, folder, progress)
+    near = report_paraphrases(lambda: read_shards(corpus, "train"), runs, settings, found, folder, progress)
     write_records(folder / "contaminated.jsonl", found.rows)
     write_verdicts(folder, found.verdicts(items))
     return {
@@ -115,7 +122,7 @@ def all_items(settings: DecontaminateSettings, parents: Mapping[str, Artifact]) 
     return items
 
 
-class _Found:
+class Found:
     """What was found so far: rows of contaminated.jsonl, the items, and for each document which items it holds.
 
     Attributes:
@@ -141,7 +148,7 @@ class _Found:
 
 
 def clean_document(
-    document: Document, runs: Runs, settings: DecontaminateSettings, funnel: Funnel, prefix: str, found: _Found
+    document: Document, runs: Runs, settings: DecontaminateSettings, funnel: Funnel, prefix: str, found: Found
 ) -> Iterator[Document]:
     """What is left of a document: itself, pieces of it, or nothing."""
     stage = funnel[prefix]
@@ -158,7 +165,7 @@ def clean_document(
     for match, (start, end) in zip(matches, spans, strict=True):
         item = runs.items[match.item]
         found.items.add(match.item)
-        if prefix == "train":
+        if prefix != "heldout":
             found.trained.add(match.item)
         found.rows.append({
             "document": document.id, "source": document.source, "part": prefix, "task": item.task,
@@ -171,9 +178,8 @@ def clean_document(
     if len(pieces) == 1:
         yield document.with_text(pieces[0])
     else:
-        facts = {key: value for key, value in document.meta.items() if key != "kind"}
         for number, piece in enumerate(pieces, 1):
-            yield make_document(piece, f"{document.source}/{number}", document.kind, document.language, **facts)
+            yield document_of_facts(piece, f"{document.source}/{number}", document.meta, document.language)
     stage.leave(sum(len(piece.encode()) for piece in pieces))
 
 
@@ -208,21 +214,22 @@ def rest_of(text: str, spans: list[tuple[int, int]], shortest: int) -> list[str]
 
 
 def report_paraphrases(
-    corpus: Artifact, runs: Runs, settings: DecontaminateSettings, found: _Found, folder: Path, progress: Progress
-) -> int:
+    documents: Callable[[], Iterator[Document]], runs: Runs, settings: DecontaminateSettings, found: Found,
+    folder: Path, progress: Progress,
+) -> int:  # fmt: skip
     """Write paraphrases.jsonl, what may say an item in other words, and return how many there are."""
     rows: list[dict[str, Any]] = []
     if settings.paraphrase_share is not None:
         progress.start("looking for paraphrases", None, "")
         documents_with = Counter[int]()
         count = 0
-        for document in read_shards(corpus, "train"):
+        for document in documents():
             documents_with.update(np.unique(runs.numbers(document.text)).tolist())
             count += 1
         highest = max((int(numbers.max(initial=0)) for numbers in runs.tokens), default=0)
         frequency = np.array([documents_with[number] for number in range(highest + 1)], dtype=np.int64)
         words = RareWords(runs, frequency, count)
-        for document in read_shards(corpus, "train"):
+        for document in documents():
             known = found.by_document.get(document.id, [])
             for item, share in words.near(runs.numbers(document.text), settings.paraphrase_share, known):
                 found.near.add(item)
@@ -241,22 +248,19 @@ def read_items(path: Path, fields: tuple[str, ...], task: str | None = None) -> 
     Raises:
         AthanorError: it holds none, or a row has none of the fields.
     """
-    if path.suffix == ".txt":
-        lines = path.read_text(encoding="utf-8").splitlines()
-        items = [Item(task or path.name, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    else:
-        items = []
-        for number, row in enumerate(read_records(path), 1):
-            texts = [row[name] for name in fields if isinstance(row.get(name), str)]
-            turns = row.get("messages")
-            if isinstance(turns, list):
-                texts += [turn["content"] for turn in turns if turn.get("role") == "user"]
-            if not texts:
-                raise AthanorError(
-                    f"{path} row {number} has none of the fields to look for", allowed=", ".join((*fields, "messages")),
-                    fix=f"name the field in `fields`; the row has {', '.join(row)}",
-                )  # fmt: skip
-            items += [Item(task or path.name, number, text) for text in texts]
+    called = task or path.name
+    file = SourceFile(path, path.name, None, 0)
+    try:
+        if find_kind(path.name)[0] == "text":
+            lines = "".join(decode_stream(file.open, find_encoding(file.open))).splitlines()
+            items = [Item(called, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        else:
+            rows = (json_file_rows if find_kind(path.name)[0] == "json" else json_rows)(file, LONGEST_ROW)
+            items = [Item(called, number, text) for number, row in rows for text in _asked(path, number, row, fields)]
+    except (Unreadable, *BROKEN) as problem:
+        raise AthanorError(
+            f"{path} cannot be read: {problem}", fix="name a file with one item a line, or rows of JSON"
+        ) from problem
     if not items:
         raise AthanorError(f"{path} holds no test items", fix="name a file with one item a line, or JSON lines")
     return items
@@ -265,5 +269,22 @@ def read_items(path: Path, fields: tuple[str, ...], task: str | None = None) -> 
 def _file(name: str) -> Path:
     path = Path(name).expanduser()
     if not path.is_file():
-        raise AthanorError(f"there is no file of test items {path}", fix="name .txt or .jsonl files in `tasks`")
+        raise AthanorError(f"there is no file of test items {path}", fix="name .txt, .jsonl or .json files as tasks")
     return path
+
+
+def _asked(path: Path, number: int, row: dict[str, Any] | SetAside, fields: tuple[str, ...]) -> list[str]:
+    """What a row of a task asks."""
+    if isinstance(row, SetAside):
+        raise AthanorError(f"{path} row {number}: {row.reason} {row.detail}".rstrip(), fix="repair or delete the row")
+    texts = [row[name] for name in fields if isinstance(row.get(name), str)]
+    turns = row.get("messages")
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict) and turn.get("role") == "user" and isinstance(turn.get("content"), str):
+            texts.append(turn["content"])
+    if not texts:
+        raise AthanorError(
+            f"{path} row {number} has none of the fields to look for", allowed=", ".join((*fields, "messages")),
+            fix=f"name the field in `fields`; the row has {', '.join(row)}",
+        )  # fmt: skip
+    return texts

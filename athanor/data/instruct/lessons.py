@@ -2,6 +2,7 @@
 conversations to fine-tune on, answers to prefer, or answers judged good or bad."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
             yield f"{path.name} {'line' if in_lines else 'row'} {number}", row if isinstance(row, dict) else None
     except Unreadable as problem:
         raise AthanorError(
-            f"{path} cannot be read: {problem} {problem.detail}".rstrip(),
+            f"{path} cannot be read: {problem}{f': {problem.detail}' if problem.detail else ''}",
             allowed="a list of objects in .json, or one object a line",
         ) from problem
     except BROKEN as problem:
@@ -216,5 +217,6 @@ class Intake:
 
 def kind_of(reason: str) -> str:
     """A reason without the row's own figures and words, so that equal ones add up."""
-    words = ["…" if word.isdigit() else word for word in reason.split("'")[0].split('"')[0].split()]
+    said = re.sub(r"'[^']*'|\"[^\"]*\"", "…", reason).split("'")[0].split('"')[0]
+    words = ["…" if word.isdigit() else word for word in said.split()]
     return " ".join(words[:10])

@@ -6,7 +6,6 @@ unpacked under its own name.
 """
 
 import io
-import lzma
 import tarfile
 import tempfile
 import zipfile
@@ -172,7 +171,7 @@ def _unpacker(archive: zipfile.ZipFile, member: zipfile.ZipInfo, size: int) -> C
             try:
                 with archive.open(member) as contents:
                     kept.append(_keep(contents, size))
-            except (*BROKEN, lzma.LZMAError, RuntimeError) as problem:  # the last: a compression that is not known
+            except (*BROKEN, RuntimeError) as problem:  # the last: a compression that is not known
                 raise Unreadable("broken or unusual compression", str(problem)) from None
         return kept[0]()
 

@@ -14,7 +14,7 @@ import re
 from selectolax.lexbor import LexborHTMLParser
 
 from athanor.data.reading.decode import MARKS, Unreadable
-from athanor.data.reading.page_blocks import BLANKS, Block, Element, cut_into_blocks
+from athanor.data.reading.page_blocks import BLANKS, Block, Element, cut_into_blocks, refuse_tangled
 from athanor.data.reading.page_words import APART, ARTICLE, FURNITURE, is_furniture_phrase
 
 HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
@@ -56,7 +56,12 @@ def find_codec(stated: str) -> str | None:
 
 
 def whole_text(markup: str) -> str:
-    """The text of a page that has nothing but text, such as a chapter of a book; may be empty."""
+    """The text of a page that has nothing but text, such as a chapter of a book; may be empty.
+
+    Raises:
+        Unreadable: it is no page to be read.
+    """
+    refuse_tangled(markup)
     return _join(cut_into_blocks(LexborHTMLParser(markup), menus=True)[1])
 
 
@@ -64,8 +69,9 @@ def main_text(markup: str) -> tuple[str, str]:
     """(title, main text) of a page; blocks are separated by blank lines, list items by line ends.
 
     Raises:
-        Unreadable: the page holds no running text.
+        Unreadable: the page holds no running text, or is no page to be read.
     """
+    refuse_tangled(markup)
     tree = LexborHTMLParser(markup)
     title_node = tree.css_first("title")
     title = BLANKS.sub(" ", title_node.text()).strip() if title_node else ""

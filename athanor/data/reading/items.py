@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import lzma
 import math
 import zipfile
 import zlib
@@ -13,11 +14,13 @@ from typing import Any
 import zstandard
 
 from athanor.base.settings import Settings
-from athanor.data.document import Document, make_document
+from athanor.data.document import Document, document_of_facts
 from athanor.data.reading.decode import Unreadable
 from athanor.data.split import split_text
 
-BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, zipfile.BadZipFile)  # of compression
+BROKEN = (  # of compression
+    EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, zipfile.BadZipFile, lzma.LZMAError
+)  # fmt: skip
 TEXT_FIELDS = ("text", "content", "body")
 LONGEST_CHARACTER = 4  # bytes in UTF-8
 CONVERSATIONS = ("messages", "conversations")
@@ -66,6 +69,13 @@ def find_text_field(names: Iterable[str], text_field: str | None) -> str:
     if any(name in names for name in CONVERSATIONS):
         raise Unreadable("a conversation (field messages), not a document: it is for fine-tuning")
     raise Unreadable(f"no field {' or '.join(wanted)}", f"has {', '.join(map(str, names[:8]))}")
+
+
+def advise(reasons: Iterable[tuple[str, int]]) -> str:
+    """What to do where nothing could be read, for these reasons."""
+    if any(reason.startswith("no field") for reason, _ in reasons):
+        return "say which field holds the text: --text-field NAME, or text_field in a recipe"
+    return "name another path, or convert the files first"
 
 
 def wanted_fields(field: str, limits: ReadLimits) -> tuple[str, ...]:
@@ -139,7 +149,7 @@ def as_json(value: Any) -> Any:
     return [as_json(one) for one in value] if isinstance(value, list | tuple) else str(value)
 
 
-def documents_of(pieces: Iterable[str], name: str, limits: ReadLimits, **meta: Any) -> Iterator[Document | SetAside]:
+def documents_of(pieces: Iterable[str], name: str, limits: ReadLimits, /, **meta: Any) -> Iterator[Document | SetAside]:
     """Documents of a stream of text; parts are named `name#1` … when there is more than one."""
     parts = split_text(pieces, limits.max_document_bytes)
     first = next(parts, None)
@@ -158,5 +168,5 @@ def documents_of(pieces: Iterable[str], name: str, limits: ReadLimits, **meta: A
 
 def _document(part: str, name: str, meta: dict[str, Any]) -> Document | SetAside:
     if part.strip("\x00 \t\r\n\u3000\ufeff"):
-        return make_document(part, name, **meta)
+        return document_of_facts(part, name, {"kind": "prose", **meta})
     return SetAside(name, "empty text", size=len(part))

@@ -14,12 +14,12 @@ KINDS = {
     ".zip": "zip",
     **dict.fromkeys(PICTURES, "picture"), **dict.fromkeys(SOUNDS, "sound"),
 }  # fmt: skip
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 COMPRESSIBLE = ("text", "html", "jsonl", "json", "table", "warc", "tar")  # kinds that may be compressed as a whole
 MEDIA = ("picture", "sound")
 ALLOWED = (
-    ".txt .md .html .jsonl .json .csv .tsv .warc .tar, these also with .gz or .zst; .zip .pdf .epub .docx .parquet"
-    " .arrow; pictures and sounds with their captions"
+    ".txt .md .html .jsonl .json .csv .tsv .warc .tar, these also with .gz, .zst, .bz2 or .xz; .zip .pdf .epub .docx"
+    " .parquet .arrow; pictures and sounds with their captions"
 )
 CAPTIONS = (".txt", ".caption", ".lab", ".json")  # beside a picture or sound of the same name
 TABLES = ("metadata.jsonl", "metadata.csv", "metadata.tsv")  # in a folder of pictures or sounds: a row for each

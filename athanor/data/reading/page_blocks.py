@@ -6,11 +6,13 @@ tags and texts, which is several times faster than walking over node objects.
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser
 
+from athanor.data.reading.decode import Unreadable
 from athanor.data.reading.page_words import role_of
 
 NEVER_TEXT = (
@@ -26,6 +28,19 @@ BLOCKS = frozenset(
 )
 AT_ONCE = 4_000_000  # letters of markup: the tokens of a longer page are not held together
 BLANKS = re.compile(r"\s+")
+
+
+# The standard's way to repair markup takes time that grows with the square of what is open: a page of 100 kB can take
+# minutes and gigabytes. No page that was written to be read comes near these limits.
+CLOSED_BY_ITSELF = (
+    "a|area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr|p|li|dd|dt|td|th|tr|option|optgroup|tbody|"
+    "thead|tfoot|colgroup"
+)
+NESTED_TAG = re.compile(rf"<(/?)(?!(?:{CLOSED_BY_ITSELF})(?![\w-]))([a-zA-Z]+)", re.IGNORECASE)
+STYLE_TAG = re.compile(r"<(/?)(b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?![\w-])([^<>]*)", re.IGNORECASE)
+ALIKE = 3  # style elements with the same attributes that are opened again in the next paragraph
+MOST_WORK = 300_000_000  # tags times the elements that are open together: about a second
+MOST_STYLE_WORK = 5_000_000  # tags times the style elements that are open together
 
 
 @dataclass(slots=True)
@@ -67,6 +82,43 @@ def _tokens(markup: str) -> Iterable[tuple[str, str, str, str]]:
     if len(markup) < AT_ONCE:
         return TOKEN.findall(markup)
     return (match.groups("") for match in TOKEN.finditer(markup))  # type: ignore[misc]  # four groups
+
+
+def refuse_tangled(markup: str) -> None:
+    """Refuse a page that would take the parser minutes.
+
+    Raises:
+        Unreadable: too many elements are opened and not closed.
+    """
+    tags = markup.count("<")
+    if tags * tags > MOST_STYLE_WORK:  # no more can be open than there are tags
+        _refuse_work(_most_open(STYLE_TAG.findall(markup), ALIKE), tags, MOST_STYLE_WORK)
+    if tags * tags > MOST_WORK:
+        _refuse_work(_most_open((close, tag, "") for close, tag in NESTED_TAG.findall(markup)), tags, MOST_WORK)
+
+
+def _refuse_work(most: int, tags: int, limit: int) -> None:
+    if most * tags > limit:
+        raise Unreadable("page nested too deep", f"{most} elements opened and not closed")
+
+
+def _most_open(tags: Iterable[tuple[str, str, str]], alike: int | None = None) -> int:
+    """How many elements are open at most, of those with the same attributes no more than `alike` counted."""
+    opened: dict[str, list[str]] = {}
+    count: Counter[tuple[str, str]] = Counter()
+    now = most = 0
+    for close, tag, attributes in tags:
+        stack = opened.setdefault(tag, [])
+        if not close:
+            stack.append(attributes)
+            count[tag, attributes] += 1
+            now += alike is None or count[tag, attributes] <= alike
+            most = max(most, now)
+        elif stack:
+            attributes = stack.pop()
+            now -= alike is None or count[tag, attributes] <= alike
+            count[tag, attributes] -= 1
+    return most
 
 
 def cut_into_blocks(tree: LexborHTMLParser, menus: bool) -> tuple[list[Element], list[Block]]:

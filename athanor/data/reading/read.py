@@ -7,7 +7,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from athanor.base.errors import AthanorError
 from athanor.base.files import hash_file, hash_json, hash_stream
@@ -19,7 +19,7 @@ from athanor.data.document import Document
 from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.reading import python_text
 from athanor.data.reading.decode import Unreadable
-from athanor.data.reading.items import Item
+from athanor.data.reading.items import Item, advise
 from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import ReadLimits, SetAside, read_file
 from athanor.data.reading.removed import text_hash
@@ -52,6 +52,13 @@ class ReadSettings(Settings):
     """Stop after about so many bytes of text; unset: read everything."""
     without: tuple[str, ...] = ()
     """Hashes of texts to leave out; `athanor remove` and what it wrote into the store fill it in."""
+
+    @field_validator("keep_fields")
+    @classmethod
+    def _not_ours(cls, fields: tuple[str, ...]) -> tuple[str, ...]:
+        if "kind" in fields:
+            raise ValueError("'kind' of a document is what it was read from (prose, page …): rename the field first")
+        return fields
 
 
 class _Intake:
@@ -220,7 +227,7 @@ def _nothing_read(path: str, funnel: Funnel) -> AthanorError:
     """The error that lists what was found instead."""
     found = describe_reasons(funnel.reasons())
     what = f"nothing in {path} can be read: {found}" if found else f"{path} is empty"
-    return AthanorError(what, allowed=ALLOWED, fix="name another path, or convert the files first")
+    return AthanorError(what, allowed=ALLOWED, fix=advise(funnel.reasons()))
 
 
 def fingerprint(settings: ReadSettings) -> str:

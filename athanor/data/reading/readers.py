@@ -44,6 +44,9 @@ def read_file(file: SourceFile, limits: ReadLimits) -> Iterator[Document | SetAs
     except Exception as problem:
         if not is_access_error(problem):
             raise
+        if type(problem) is OSError and problem.errno is None:  # of bz2
+            yield SetAside(file.name, "broken or truncated compression", str(problem), file.size)
+            return
         reason = getattr(problem, "strerror", None) or problem
         yield SetAside(file.name, f"cannot be opened: {reason}", size=file.size)
 

@@ -3,6 +3,7 @@
 Nothing here follows a link twice, waits on a pipe, or trusts a name to be printable.
 """
 
+import bz2
 import glob
 import gzip
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from athanor.base.errors import AthanorError
+from athanor.base.xz import open_xz
 from athanor.base.zstd import open_zstd
 from athanor.data.reading.kinds import ALLOWED, MEDIA, TABLES, describe_kind, find_kind, pair
 
@@ -60,6 +62,10 @@ class SourceFile:
             return gzip.GzipFile(fileobj=self.raw()) if self.raw else gzip.open(self.path, "rb")  # type: ignore[return-value]
         if suffix == ".zst":
             return open_zstd(self.open_raw(), LARGEST_WINDOW)
+        if suffix == ".bz2":
+            return bz2.BZ2File(self.open_raw())  # type: ignore[return-value]
+        if suffix == ".xz":
+            return open_xz(self.open_raw(), 2 * LARGEST_WINDOW)
         return self.open_raw()
 
     def reference(self) -> dict[str, Any]:
@@ -93,6 +99,8 @@ def find_sources(path: str) -> Iterator[SourceFile]:
 
         yield from find_remote(path)
         return
+    if not path.strip():
+        raise AthanorError("the path is empty", allowed="a folder, a file, a pattern", fix="name . for this folder")
     named = Path(path).expanduser()
     if named.is_dir():
         yield from _walk(named, "", set())

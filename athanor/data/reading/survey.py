@@ -12,7 +12,7 @@ from athanor.base.progress import SilentProgress
 from athanor.base.records import encode_record, open_text
 from athanor.data.document import Document
 from athanor.data.funnel import Stage, describe_reasons
-from athanor.data.reading.items import ReadLimits, SetAside
+from athanor.data.reading.items import ReadLimits, SetAside, advise
 from athanor.data.reading.kinds import ALLOWED
 from athanor.data.reading.readers import read_file
 from athanor.data.reading.sources import find_sources
@@ -55,7 +55,7 @@ class Survey:
         """The error when no document was found."""
         reasons = [(reason, entry["count"]) for reason, entry in self.aside.as_row()["reasons"].items()]
         what = f"nothing in {path} can be read: {describe_reasons(reasons)}" if reasons else f"{path} is empty"
-        return AthanorError(what, allowed=ALLOWED, fix="name another path, or convert the files first")
+        return AthanorError(what, allowed=ALLOWED, fix=advise(reasons))
 
 
 def read_path(path: str, limits: ReadLimits, survey: Survey, progress: SilentProgress) -> Iterator[Document | SetAside]:
@@ -93,6 +93,8 @@ def convert(path: str, out: Path, aside: Path | None, limits: ReadLimits, progre
         AthanorError: there is nothing to read, nothing of it can be read, or a file cannot be written.
     """
     survey = Survey()
+    if aside and aside.absolute() == out.absolute():
+        raise AthanorError(f"{out} is to hold the documents and what is set aside", fix="choose two names")
     with ExitStack() as open_files:
         writer = open_files.enter_context(open_writer(out))
         others = (

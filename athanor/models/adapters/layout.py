@@ -56,13 +56,15 @@ def write_folder(folder: Path, record: Mapping[str, Any], tensors: Mapping[str, 
 
 
 def refuse_unknown(record: Mapping[str, Any], used: frozenset[str], where: str) -> None:
-    """Refuse keys that nobody knows: ignoring one could change the results silently."""
+    """Refuse keys that nobody knows, since ignoring one could change the results silently, and whole new layers."""
     unknown = sorted(set(record) - used - SILENT)
     if unknown:
         raise AthanorError(
             f"{where}: settings we do not know: {', '.join(unknown)}", allowed=", ".join(sorted(used)),
             fix="ignoring a setting could change the results silently, so it is refused",
         )  # fmt: skip
+    if record.get("modules_to_save"):
+        raise AthanorError(f"{where}: modules_to_save is not supported: it replaces whole layers of the model")
 
 
 def refuse_unlike(header: Mapping[str, Any], expected: set[str], path: Path) -> None:

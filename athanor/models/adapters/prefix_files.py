@@ -26,8 +26,6 @@ def read_prefix(
 ) -> PrefixAdapter:
     """The prefix that these settings and this file are; one learnt through a small network was stored as it made it."""
     refuse_unknown(record, USED, where)
-    if record.get("modules_to_save"):
-        raise AthanorError(f"{where}: modules_to_save is not supported: it replaces whole layers of the model")
     tokens = record.get("num_virtual_tokens")
     if type(tokens) is not int or tokens < 1:
         raise AthanorError(f"{where}: num_virtual_tokens={tokens!r}", allowed="a whole number from 1")

@@ -25,8 +25,6 @@ def read_scales(
 ) -> ScalingAdapter:
     """The adapter that these settings and this file are."""
     refuse_unknown(record, USED, where)
-    if record.get("modules_to_save"):
-        raise AthanorError(f"{where}: modules_to_save is not supported: it replaces whole layers of the model")
     known = places(family, config)
     wanted = targeted(record, known, config, where)
     given = record.get("feedforward_modules") or []

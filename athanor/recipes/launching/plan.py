@@ -1,7 +1,7 @@
 """What is started on every machine of a cluster: `athanor run` under torchrun, the same words everywhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from athanor.base.errors import AthanorError
 from athanor.recipes.recipe import Recipe
@@ -48,15 +48,18 @@ class Launch:
         return ["torchrun", *count, *meeting, "-m", "athanor", *self.words]
 
 
-def with_engine(recipe: Recipe, engine: str, overrides: Sequence[str]) -> list[str]:
+def with_engine(recipe: Recipe, engine: str, overrides: Sequence[str], processes: int) -> list[str]:
     """The overrides, and the engine for every step that can spread and that nothing was said about.
 
     Raises:
-        AthanorError: a setting is unknown or out of range, or no step of the recipe can spread.
+        AthanorError: a setting is unknown or out of range, does not go with the engine or so many processes, or no step
+            of the recipe can spread.
     """
     for row in recipe.steps:
         settings_of(row, recipe)
     able = [row for row in recipe.steps if "engine" in step_named(row.do).settings_class().model_fields]
     if not able:
         raise AthanorError(f"no step of {recipe.name} spreads over processes", fix="run it on one machine: athanor run")
+    for row in able:  # refused here, not hours later when the cluster has room
+        settings_of(replace(row, settings={"engine": engine, **row.settings, "processes": processes}), recipe)
     return [*overrides, *(f"{row.name}.engine={engine}" for row in able if "engine" not in row.settings)]

@@ -1,9 +1,10 @@
 """Writes the job of a cluster from what the user said, and hands it to the cluster's own client."""
 
+import math
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from athanor.base.errors import AthanorError
@@ -50,15 +51,8 @@ def write_job(
         AthanorError: the recipe has an unknown key, or something that this kind of job needs was not said, or is said
             and has no meaning for it.
     """
-    own = {"slurm": ("partition",), "k8s": ("image", "claim"), "kubeflow": ("image", "claim"), "ssh": ("hosts",)}
     given = {"partition": partition, "image": image, "claim": claim, "hosts": hosts}
-    for name, value in given.items():
-        if value is not None and name not in own.get(kind, ()):
-            raise AthanorError(f"--{name} has no meaning for --on {kind}", fix="leave it out")
-        if value is None and name in own.get(kind, ()) and name != "partition":
-            raise AthanorError(
-                f"--on {kind} needs --{name}", fix=f"athanor launch --help shows an example with --{name}"
-            )
+    refuse_senseless(kind, given)
     if kind in ("k8s", "kubeflow"):
         if store is not None:
             raise AthanorError(f"--store has no meaning for --on {kind}", fix="--claim names the volume it stands on")
@@ -68,13 +62,20 @@ def write_job(
             f"--on {kind} needs --store", fix="name a folder that all machines share, such as --store /shared/store"
         )
     machines = [host for host in (hosts or "").split(",") if host]
+    if kind == "ssh" and (not machines or any(host.startswith("-") for host in machines)):
+        raise AthanorError(f"--hosts {hosts}", allowed="names of machines with commas between, such as anna,me@berta")
+    if hours is not None and not math.isfinite(hours):
+        raise AthanorError(
+            f"--hours {hours}", allowed="a number of hours", fix="leave it out for the cluster's own limit"
+        )
     if kind == "ssh" and nodes not in (1, len(machines)):
         raise AthanorError(f"--nodes {nodes} with {len(machines)} hosts", fix="leave --nodes out")
     chosen = [*overrides, *([f"scale={scale}"] if scale else [])]
-    words = with_engine(load_recipe(recipe, chosen), engine, chosen)
+    count, each = len(machines) or nodes, processes or max(1, gpus)
+    words = with_engine(load_recipe(recipe, chosen), engine, chosen, count * each)
     launch = Launch(
-        name=job_name(recipe), words=("run", recipe, *words, "--store", store), nodes=len(machines) or nodes, gpus=gpus,
-        processes=processes or max(1, gpus), cores=cores, hours=hours,
+        name=job_name(recipe), words=("run", recipe, *words, "--store", store), nodes=count, gpus=gpus,
+        processes=each, cores=cores, hours=hours,
     )  # fmt: skip
     if kind == "slurm":
         return sbatch_script(launch, partition)
@@ -84,6 +85,18 @@ def write_job(
         return ssh_script(launch, machines, folder)
     assert image is not None and claim is not None
     return (train_job if kind == "kubeflow" else indexed_job)(launch, image, claim)
+
+
+def refuse_senseless(kind: str, given: Mapping[str, str | None]) -> None:
+    """Refuse what a kind of job needs and was not said, and what was said and has no meaning for it."""
+    own = {"slurm": ("partition",), "k8s": ("image", "claim"), "kubeflow": ("image", "claim"), "ssh": ("hosts",)}
+    for name, value in given.items():
+        if value is not None and name not in own.get(kind, ()):
+            raise AthanorError(f"--{name} has no meaning for --on {kind}", fix="leave it out")
+        if value is None and name in own.get(kind, ()) and name != "partition":
+            raise AthanorError(
+                f"--on {kind} needs --{name}", fix=f"athanor launch --help shows an example with --{name}"
+            )
 
 
 def job_name(recipe: str) -> str:

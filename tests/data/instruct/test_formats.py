@@ -10,7 +10,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.records import read_records
 from athanor.data.instruct.exports import to_alpaca, to_openai, to_sharegpt
 from athanor.data.instruct.formats import Judgement, Preference, detect, read_lesson
-from athanor.data.instruct.lessons import InstructSettings, fingerprint, read_instructions, rows_of
+from athanor.data.instruct.lessons import InstructSettings, fingerprint, kind_of, read_instructions, rows_of
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
 from tests.conftest import REAL_DATA
@@ -229,12 +229,19 @@ def test_what_holds_nothing_is_refused(tmp_path: Path, run_step: RunStep) -> Non
         run_step(read_instructions, InstructSettings(path=str(tmp_path)))
     for content, problem in (
         ("words", "begins with"),
-        ('[{"instruction": "x"', "ends too early in row 1"),
+        ('[{"instruction": "x"', "ends too early: in row 1"),
         ("", "empty"),
     ):
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(AthanorError, match=problem):
             run_step(read_instructions, InstructSettings(path=str(tmp_path / "a.json")))
+
+
+def test_reasons_that_begin_with_a_quoted_word_are_not_empty() -> None:
+    assert kind_of("'messages' must be a list, not 'x'") == kind_of("'messages' must be a list, not []").replace(
+        "[]", "…"
+    )
+    assert kind_of("turn 3 is {'from': 'alien', 'val") == "turn … is {…: …,"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "gb18030"])

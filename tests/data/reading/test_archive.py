@@ -1,7 +1,9 @@
 """Tar archives: WebDataset's samples and plain folders of files, whole and damaged."""
 
+import bz2
 import gzip
 import io
+import lzma
 import subprocess
 import sys
 import tarfile
@@ -25,7 +27,10 @@ def make_tar(members: dict[str, bytes], mode: str = "w", form: int = tarfile.PAX
     return out.getvalue()
 
 
-PACKERS = {".tar": bytes, ".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.zst": zstandard.compress}
+PACKERS = {
+    ".tar": bytes, ".tar.gz": gzip.compress, ".tgz": gzip.compress, ".tar.zst": zstandard.compress,
+    ".tar.xz": lzma.compress, ".tar.bz2": bz2.compress,
+}  # fmt: skip
 SAMPLES = {
     "a/000.png": png(4, 3), "a/000.txt": b"The first picture.", "a/001.json": '{"text": "第二"}'.encode(),
     "a/001.png": png(), "a/002.wav": wav(), "a/002.json": b'{"text": "not this"}', "a/002.txt": b"hello",

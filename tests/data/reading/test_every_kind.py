@@ -1,7 +1,9 @@
 """A folder with a file of every kind; and each of them cut short and damaged at random: reading never stops."""
 
+import bz2
 import gzip
 import json
+import lzma
 import random
 import tarfile
 
@@ -35,6 +37,8 @@ def every(folder):
     (folder / "a.jsonl").write_bytes(lines)
     (folder / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
     (folder / "a.json").write_text(json.dumps([{"text": text} for text in texts], indent=1))
+    (folder / "a.jsonl.xz").write_bytes(lzma.compress(lines) + bytes(8) + lzma.compress(lines))
+    (folder / "a.jsonl.bz2").write_bytes(bz2.compress(lines) + bz2.compress(lines))
     (folder / "a.csv").write_text("text,n\n" + "".join(f'"{text.strip()}",1\n' for text in texts))
     table = pa.table({"text": texts})
     pq.write_table(table, folder / "a.parquet", row_group_size=5)

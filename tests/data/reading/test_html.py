@@ -7,7 +7,7 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from athanor.data.reading.decode import Unreadable
-from athanor.data.reading.html import declared_encoding, main_text
+from athanor.data.reading.html import declared_encoding, main_text, whole_text
 from tests.conftest import REAL_DATA
 
 PAGES = REAL_DATA / "web" / "trafilatura_eval.tar.gz"
@@ -168,3 +168,29 @@ def test_main_text_of_readability_pages():
             common = (words & got).total()
             scores.append(2 * common / max(1, words.total() + got.total()))
     assert sum(scores) / len(scores) > 0.92
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<div>" * 100_000 + PARAGRAPH,
+        "<div></x>" * 100_000 + PARAGRAPH,
+        "<ul><li>item" * 60_000,
+        "".join(f"<p><font color=c{number}>word" for number in range(3_000)),
+        "".join(f"<p><b id=c{number}>word</p></i>" for number in range(3_000)),
+    ],
+    ids=["deep", "deep with closings of nothing", "lists", "styles", "styles in closed paragraphs"],
+)
+def test_a_page_that_would_take_the_parser_minutes_is_refused_before(markup, monkeypatch):
+    """Markup that is repaired in a time that grows with the square of what is open, or worse: 40 s for 100 kB."""
+    monkeypatch.setattr("athanor.data.reading.html.LexborHTMLParser", lambda markup: pytest.fail("it was parsed"))
+    for read in (main_text, whole_text):
+        with pytest.raises(Unreadable, match="nested too deep"):
+            read(markup)
+
+
+def test_long_pages_that_are_closed_or_close_themselves_are_read():
+    rows = "".join(f"<tr><td><b class=c{number}>{number}</b><td>{PARAGRAPH}" for number in range(3_000))
+    items = "".join(f"<li><div><font size={number}>{PARAGRAPH}</font></div><br>" for number in range(3_000))
+    words = "The river rose"
+    assert whole_text(f"<table>{rows}</table><ul>{items}").count(words) == 6_000 * ARTICLE.count(words)

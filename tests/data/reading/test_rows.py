@@ -1,8 +1,10 @@
 """Rows of JSON in .json and .jsonl files: against json.loads of the whole, damaged, and endless."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import random
 
 import pytest
@@ -89,13 +91,16 @@ def test_rows_in_another_encoding(folder, read_all, name, encoding):
     assert [document.text for document in documents] == texts and not aside
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": lambda data: bz2.compress(data, 1)}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.jsonl.xz", "a.json.bz2"])
 def test_what_stands_before_a_cut_is_kept(folder, read_all, name):
-    given = [{"text": f"{number} {random_text()}"} for number in range(9_000)]
-    data = "\n".join(map(json.dumps, given)) if name.endswith("jsonl.gz") else json.dumps(given)
-    (folder / name).write_bytes(gzip.compress(data.encode())[:-2_000])
+    given = [{"text": f"{number} {random_text()}"} for number in range(16_000)]
+    data = "\n".join(map(json.dumps, given)) if ".jsonl" in name else json.dumps(given)
+    (folder / name).write_bytes(PACKERS[f".{name.rpartition('.')[2]}"](data.encode())[:-2_000])
     documents, aside = read_all(folder)
-    assert 8_000 < len(documents) < 9_000 and [one.text for one in documents] == [
+    assert 5_000 < len(documents) < 16_000 and [one.text for one in documents] == [
         row["text"] for row in given[: len(documents)]
     ]
     assert aside == {name: "broken or truncated compression"}
@@ -106,6 +111,20 @@ def test_the_field_with_the_text_may_have_capital_letters(folder, read_all, name
     (folder / name).write_text(content)
     documents, aside = read_all(folder)
     assert [document.text for document in documents] == ["words"] and not aside
+
+
+def test_a_compressed_file_that_asks_for_gigabytes_is_set_aside(folder, read_all):
+    """And streams one behind another, padded, as `xz` and `bzip2` themselves read them."""
+    line = b'{"text": "words"}\n'
+    large = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
+    (folder / "large.jsonl.xz").write_bytes(lzma.compress(line, filters=large))
+    (folder / "many.jsonl.xz").write_bytes((lzma.compress(line) + bytes(4)) * 3)
+    (folder / "none.jsonl.xz").write_bytes(line)
+    (folder / "none.jsonl.bz2").write_bytes(line)
+    documents, aside = read_all(folder)
+    assert [document.source for document in documents] == [f"many.jsonl.xz#{number}" for number in (1, 2, 3)]
+    broken = "broken or truncated compression"
+    assert aside == {"large.jsonl.xz": broken, "none.jsonl.xz": broken, "none.jsonl.bz2": broken}
 
 
 def test_broken_utf8_costs_its_rows_only(folder, read_all):
