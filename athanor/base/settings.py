@@ -78,7 +78,8 @@ LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_
 def _allowed(field: pydantic.fields.FieldInfo) -> str:
     given: Any = field.annotation
     plain = isinstance(given, type) and not typing.get_args(given)
-    kind = ", ".join(_words(given)) or (given.__name__ if plain else str(given))
+    listed = tuple in (typing.get_origin(given), *map(typing.get_origin, typing.get_args(given)))
+    kind = ", ".join(_words(given)) or (given.__name__ if plain else "a list in brackets" if listed else str(given))
     limits = [
         f"{words} {getattr(limit, name)}"
         for limit in field.metadata for name, words in LIMITS.items() if getattr(limit, name, None) is not None

@@ -21,7 +21,7 @@ from athanor.data.packing.grouped import GroupedConversations, group_conversatio
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.shapes import flops_per_token
+from athanor.models.shapes import count_parameters, learning_flops
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_chat
 from athanor.tokens.conversation import Conversation
@@ -143,13 +143,29 @@ def lesson(
     batch, loss = told_apart(settings, model, rows, shards and shards.path, context, device)
     width = rows.width if isinstance(rows, GroupedConversations) else context
     tokens = round(settings.rows * width + settings.document_rows * context)
+    learnt = sum(sum(mask[1:]) for _, mask in pieces) / rows.steps_per_epoch(settings.rows)
+    scored = min(1.0, (learnt + settings.document_rows * context) / tokens)
     objective = Objective(
         batch=batch, loss=loss, tokens=tokens,
-        flops=float(tokens * flops_per_token(model.config, context)),
+        flops=tokens * flops_of(model, context, scored),
         **looks_of(settings, tokenizer, template, conversations, shards, context),
         sources=lambda step: [f"conversation {number}" for number in rows.members(step, settings.rows, settings.seed)],
     )  # fmt: skip
     return Lesson(model, objective, rows)
+
+
+def flops_of(model: LanguageModel, context: int, scored: float) -> float:
+    """FLOPs to learn from one token with the weights that require a gradient.
+
+    Args:
+        scored: share of the tokens that are.
+    """
+    learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = max(0.0, 1 - learning / count_parameters(model.config))
+    blocks = [any(weight.requires_grad for weight in block.parameters()) for block in model.trunk.blocks]
+    outside = any(weight.requires_grad for weight in model.tokens.parameters()) or hasattr(model, "prefixes")
+    below = 0.0 if outside else [*blocks, True].index(True) / len(blocks)
+    return learning_flops(model.config, context, scored, frozen, below)
 
 
 def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:

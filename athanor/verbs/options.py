@@ -86,6 +86,11 @@ def find_model(
     """
     if name and (Path(name).expanduser() / "config.json").is_file():
         return Path(name).expanduser(), None
+    if name and (Path(name).expanduser() / "adapter_config.json").is_file():
+        raise AthanorError(
+            f"{name} holds an adapter, not a model",
+            fix=f"fold it into its base: athanor import {name} --base MODEL && athanor export adapter --to hf",
+        )
     place = find_store(store)
     artifact = find_artifact(place, name) if name else latest(place, "model", steps)
     if artifact.kind != "model":

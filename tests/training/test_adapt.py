@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from athanor.base.errors import AthanorError, Stopped
 from athanor.base.progress import SilentProgress
@@ -17,6 +18,7 @@ from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
 from athanor.training.adapt import AdaptSettings, adapt, scaled
+from athanor.training.adapt import prepared as adapt_prepared
 from athanor.training.sft import FinetuneSettings, lesson, note_strangeness, prepared
 from tests.inference.gguf_models import make_checkpoint, train_tokenizer
 
@@ -78,6 +80,21 @@ def test_a_run_stopped_again_and_again_gives_the_same_bytes(
     assert measured["learning_parameters"] > 0 and measured["method"] == method
 
 
+@pytest.mark.parametrize("what", ["full", "freeze", "lora", "head"])
+def test_flops_are_those_that_learning_takes(what: str, parents: dict[str, Artifact]) -> None:
+    """torch counts the products of a step: a frozen weight gets no gradient, a layer below all that learn has none."""
+    if what in ("full", "freeze"):
+        settings = FinetuneSettings(last_layers=1 if what == "freeze" else None, fused_loss=False, **STEPS)
+        model, tokenizer, template = prepared(settings, {"model": parents["base"]})
+    else:
+        settings = AdaptSettings(rank=1, targets=["lm_head"] if what == "head" else None, fused_loss=False, **STEPS)
+        model, tokenizer, template = adapt_prepared(settings, parents)
+    given = lesson(model, tokenizer, template, settings, parents, SilentProgress())
+    with FlopCounterMode(display=False) as counter:
+        given.objective.loss(model, given.objective.batch(0, 0, 1)).total.backward()
+    assert counter.get_total_flops() == pytest.approx(given.objective.flops, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -89,6 +106,7 @@ def test_a_run_stopped_again_and_again_gives_the_same_bytes(
         ({"learning_rate": 10}, "step.learning_rate=10"),
         ({"alpha": 0}, "step.alpha=0"),
         ({"betas": (0.9, 1.0)}, "step.betas.1=1.0"),
+        ({"betas": 0.9}, "allowed: a list in brackets"),
         ({"method": "prefix", "engine": "context"}, "a prefix stands before: use ddp or fsdp2"),
         ({"keep_best": True, "watch_every": None}, "keep_best needs watch_every"),
         ({"group_by_length": True, "document_rows": 1}, "goes with document_rows=0"),

@@ -70,6 +70,9 @@ def test_a_model_learns_from_rows_and_stays_as_it_is(model: Path, data: Path, ve
         == adapter.measurements["weights_of_base"]
         == records["finetune"]["measurements"]["weights_of_base"]
     )
+    planned, took = records["finetune"]["expected"], records["finetune"]["measurements"]
+    assert planned["flops"] == pytest.approx(took["train_flops"], rel=0.1)
+    assert 0.3 < planned["memory"] / took["peak_memory"] < 3 and planned["seconds"] > 0
     assert set(adapter.record["reasons"]) >= {"method", "rank", "learning_rate", "epochs"}
 
     network = load_checkpoint(base.path, dtype=torch.float32)
@@ -210,6 +213,13 @@ def test_a_wish_that_cannot_be_is_refused_with_what_can(
 ) -> None:
     assert said in verb("finetune", model, data, *words, code=2)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_adapters_folder_is_no_model(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter_config.json").write_text("{}")
+    said = verb("finetune", tmp_path / "tuned", data, code=2)
+    assert "holds an adapter, not a model" in said and "--base MODEL" in said
 
 
 def test_another_models_tokenizer_is_refused(model: Path, data: Path, verb: Verb) -> None:
