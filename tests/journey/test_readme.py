@@ -68,7 +68,7 @@ def user_files(folder: Path) -> dict[str, str]:
         "~/everything": str(notes),
         "raw/*.jsonl.zst": str(raw / "raw.jsonl.zst"),
         "notes/today.md": "python:topics/assert",
-        **{name: str(folder / name) for name in ("corpus.html", "chats.jsonl", "unique")},
+        **{name: str(folder / name) for name in ("corpus.html", "chats.jsonl", "unique", "cleaned")},
     }
 
 
