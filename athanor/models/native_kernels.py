@@ -20,7 +20,6 @@ from athanor.base import native
 
 HALF = {torch.float32: 0, torch.bfloat16: 1}
 WORTH_A_THREAD = 65_536  # numbers; fewer are done before another thread has woken up
-LARGEST_HEAD = 512  # numbers that a buffer of `athanor_rotate` holds
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -106,8 +105,7 @@ class SwiGlu(Function):
 
 def can_rotate(x_BTNH: Tensor, pairs: str) -> bool:
     """Whether `Rotate` knows these pairs and heads."""
-    whole = x_BTNH.stride(-1) == 1 and x_BTNH.shape[-1] <= LARGEST_HEAD
-    return pairs == "halves" and whole and usable(x_BTNH)
+    return pairs == "halves" and x_BTNH.stride(-1) == 1 and usable(x_BTNH)
 
 
 class Rotate(Function):

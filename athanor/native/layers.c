@@ -14,6 +14,16 @@
 #define WIDE
 #endif
 
+/* Part of a version, compiled for its registers, too. */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+#if defined(_MSC_VER)
+#define restrict __restrict
+#endif
+
 #define BLOCK 512
 
 /* y = x r weight with r = 1 / sqrt(mean(x^2) + eps), which is kept for the way back. */
@@ -92,29 +102,42 @@ WIDE EXPORT int64_t athanor_swiglu_back(const void *x, const void *dy, void *dx,
     return 0;
 }
 
+/* One head of float32, and of bfloat16 numbers; sign -1 turns back. */
+INLINE void turn(const float *restrict x, float *restrict y, const float *restrict c, const float *restrict s,
+                 int64_t size, int64_t turns, float sign) {
+    for (int64_t i = 0; i < turns; i++) {
+        y[i] = x[i] * c[i] - x[turns + i] * (sign * s[i]);
+        y[turns + i] = x[turns + i] * c[i] + x[i] * (sign * s[i]);
+    }
+    for (int64_t i = 2 * turns; i < size; i++) y[i] = x[i];
+}
+
+INLINE void turn_halves(const uint16_t *restrict x, uint16_t *restrict y, const float *restrict c,
+                        const float *restrict s, int64_t size, int64_t turns, float sign) {
+    for (int64_t i = 0; i < turns; i++) {
+        float a = widen(x[i]), b = widen(x[turns + i]);
+        y[i] = narrow(a * c[i] - b * (sign * s[i]));
+        y[turns + i] = narrow(b * c[i] + a * (sign * s[i]));
+    }
+    for (int64_t i = 2 * turns; i < size; i++) y[i] = x[i];
+}
+
 /* Turns pairs (a, b) of every head by an angle: (a cos - b sin, b cos + a sin); sign -1 turns back.
 
-   x has heads of `size` numbers, x_step apart along the length and x_head from head to head; y likewise. Pairs are the
-   halves of the first 2 `turns` numbers; what follows them is copied. cos and sin: `turns` float32 for each position,
-   angle_row from one row of the batch to the next (0: the same for all). */
+   x has heads of `size` numbers, x_step apart along the length and x_head from head to head; y, which is no part of x,
+   likewise. Pairs are the halves of the first 2 `turns` numbers; what follows them is copied. cos and sin: `turns`
+   float32 for each position, angle_row from one row of the batch to the next (0: the same for all). */
 WIDE EXPORT int64_t athanor_rotate(const void *x, void *y, const float *cosine, const float *sine, int64_t first,
                                    int64_t last, int64_t length, int64_t heads, int64_t size, int64_t turns,
                                    int64_t x_row, int64_t x_step, int64_t x_head, int64_t y_row, int64_t y_step,
                                    int64_t y_head, int64_t angle_row, int64_t sign, int64_t half) {
-    float head[BLOCK], turned[BLOCK];
-    if (size > BLOCK) return -2;
     for (int64_t n = first; n < last; n++) {
         int64_t row = n / length, place = n % length;
         const float *c = cosine + row * angle_row + place * turns, *s = sine + row * angle_row + place * turns;
         for (int64_t h = 0; h < heads; h++) {
-            get(head, x, row * x_row + place * x_step + h * x_head, size, half);
-            for (int64_t i = 0; i < turns; i++) {
-                float a = head[i], b = head[turns + i], by = sign > 0 ? s[i] : -s[i];
-                turned[i] = a * c[i] - b * by;
-                turned[turns + i] = b * c[i] + a * by;
-            }
-            for (int64_t i = 2 * turns; i < size; i++) turned[i] = head[i];
-            put(y, turned, row * y_row + place * y_step + h * y_head, size, half);
+            int64_t from = row * x_row + place * x_step + h * x_head, to = row * y_row + place * y_step + h * y_head;
+            if (half) turn_halves((const uint16_t *)x + from, (uint16_t *)y + to, c, s, size, turns, (float)sign);
+            else turn((const float *)x + from, (float *)y + to, c, s, size, turns, (float)sign);
         }
     }
     return 0;
