@@ -102,7 +102,8 @@ class Funnel:
 def describe_reasons(reasons: list[tuple[str, int]], most: int = 6) -> str:
     """'too few words 12, empty 3' for messages."""
     text = ", ".join(f"{reason} ({count})" for reason, count in reasons[:most])
-    return text + (f" and {len(reasons) - most} other reasons" if len(reasons) > most else "")
+    left = len(reasons) - most
+    return text + (f" and {left} other reason{'s' if left > 1 else ''}" if left > 0 else "")
 
 
 def shorten(text: str) -> str:

@@ -73,6 +73,8 @@ def named_family(theirs: Mapping[str, Any], where: str) -> Family:
     if not rows:
         known = ", ".join(sorted({family.type for family in FAMILIES.values()}))
         raise AthanorError(f"{where}: model_type={given!r} is not a family we know", allowed=known)
+    if not isinstance(built, list | tuple):
+        raise AthanorError(f"{where}: architectures={built!r}", allowed="a list of names")
     rows = [family for family in rows if family.architecture in built] or rows
     return max(rows, key=lambda family: all(marked(theirs, mark) for mark in family.marks) and len(family.marks))
 
@@ -158,7 +160,7 @@ def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> Any:
             fields[name] = 4 * fields[name.removesuffix("hidden") + "width"]
     for key, (ours, values) in family.choices.items():
         value = look_up(theirs, key, family.optional.get(key))
-        if value not in values:
+        if isinstance(value, list | dict) or value not in values:
             allowed = ", ".join(map(str, values))
             raise AthanorError(f"{where}: {key}={value!r} is not supported", allowed=allowed)
         fields[ours] = values[value]
@@ -171,7 +173,7 @@ def our_config(family: Family, theirs: Mapping[str, Any], where: str) -> Any:
         if family.dense_layers:
             fields["expert_layers"] = read_expert_layers(theirs, fields["layers"], where)
         return complete(build_config(family.config, fields))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:  # the last: of counts and shares that are 0 or infinite
         raise AthanorError(f"{where}: {error}") from error
 
 

@@ -198,6 +198,23 @@ def flops_per_token(config: AnyShape, context: int) -> int:
     return 3 * forward_flops(config, context)
 
 
+def learning_flops(config: TransformerConfig, context: int, scored: float, frozen: float, below: float) -> float:
+    """FLOPs to fine-tune on one token, of which `flops_per_token` counts all: forward, and twice as many backward.
+
+    The head sees only what is scored, frozen weights get no gradient, which is a third of their products, and layers
+    below all that learn have no backward pass.
+
+    Args:
+        scored: share of the tokens.
+        frozen: share of the weights.
+        below: share of the layers.
+    """
+    layers = replace(config, vocabulary=None, tied=False)
+    inside = flops_per_token(layers, 0)
+    attention, head = flops_per_token(layers, context) - inside, scored * (flops_per_token(config, 0) - inside)
+    return inside + attention + head - frozen * (inside + head) / 3 - below * (inside / 3 + attention * 2 / 3)
+
+
 def training_flops(parameters: float, tokens: float) -> float:
     """C = 6 N D: the rule of thumb without attention (Kaplan et al. 2020, section 2.1)."""
     return 6.0 * parameters * tokens

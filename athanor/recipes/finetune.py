@@ -15,7 +15,7 @@ from athanor.inference.quantize import read_family
 from athanor.models.adapters.places import chosen_places, every_place, places
 from athanor.models.language import LanguageModel
 from athanor.recipes.dial import Choice
-from athanor.recipes.finetune_dial import LOW_RANK, METHODS, Situation, choose_all
+from athanor.recipes.finetune_dial import LOW_RANK, METHODS, Situation, choose_all, cost
 from athanor.recipes.recipe import Recipe, RecipeStep
 from athanor.recipes.runner import PlannedStep, plan_recipe
 from athanor.recipes.survey import Survey, look_at
@@ -60,13 +60,18 @@ class Wish:
 
 @dataclass(frozen=True)
 class Finetuning:
-    """A fine-tuning, decided."""
+    """A fine-tuning, decided.
+
+    Attributes:
+        cost: what the training is expected to take; see `finetune_dial.cost`.
+    """
 
     recipe: Recipe
     plan: list[PlannedStep]
     chosen: dict[str, Choice]
     survey: Survey
     steps: int
+    cost: dict[str, float]
 
 
 def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Finetuning:
@@ -101,7 +106,9 @@ def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Fin
     recipe = Recipe(NAME, {}, "nano", wish.seed, tuple(rows))
     plan = plan_recipe(recipe, {} if artifact is None else {"base": artifact.id})
     plan = [replace(one, chosen=chosen) if one.name == NAME else one for one in plan]
-    return Finetuning(recipe, plan, chosen, survey, next(one.settings.steps for one in plan if one.name == NAME))
+    steps = next(one.settings.steps for one in plan if one.name == NAME)
+    expected = cost(situation, {name: one.value for name, one in chosen.items()}, steps)
+    return Finetuning(recipe, plan, chosen, survey, steps, expected)
 
 
 def check(wish: Wish) -> None:

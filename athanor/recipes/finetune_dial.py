@@ -11,12 +11,13 @@ from typing import Any, Literal
 import psutil
 import torch
 
-from athanor.base.device import fast_dtype, pick_device
+from athanor.base.device import fast_dtype, matmul_flops, pick_device, set_threads
 from athanor.base.errors import AthanorError
+from athanor.base.machines import PROCESSOR_SHARE
 from athanor.base.tables import size
 from athanor.models.adapters.places import Place
 from athanor.models.config import TransformerConfig
-from athanor.models.shapes import TRAINING_BYTES, count_parameters, training_memory
+from athanor.models.shapes import TRAINING_BYTES, count_parameters, learning_flops, training_memory
 from athanor.recipes.dial import Choice
 from athanor.recipes.survey import Survey
 
@@ -82,12 +83,12 @@ def context(situation: Situation, chosen: Mapping[str, Any]) -> Choice:
     return Choice(wanted, why)
 
 
-def memory(method: str, situation: Situation, chosen: Mapping[str, Any]) -> float:
-    """Bytes that a method needs at its peak, with one row at a time."""
+def memory(method: str, situation: Situation, chosen: Mapping[str, Any], rows: int = 1) -> float:
+    """Bytes that a method needs at its peak, with so many rows at a time."""
     config, wide = situation.config, 2 if chosen["dtype"] == "bfloat16" else 4
     weights = count_parameters(config)
     length = chosen.get("context") or context(situation, chosen).value
-    kept = training_memory(config, rows=1, context=length, number_bytes=wide).activations
+    kept = training_memory(config, rows=rows, context=length, number_bytes=wide).activations
     if method == "full":
         return PROGRAM + weights * TRAINING_BYTES + kept
     base = INT4_BYTES if method == "qlora" or situation.quantized else wide
@@ -112,6 +113,18 @@ def method(situation: Situation, chosen: Mapping[str, Any]) -> Choice:
         f"not even the model's INT4 codes fit: about {size(needs['qlora'])} are needed, {size(room)} are free",
         fix="take a smaller model, or a machine with more memory",
     )
+
+
+def cost(situation: Situation, chosen: Mapping[str, Any], steps: int) -> dict[str, float]:
+    """Seconds, peak bytes and FLOPs that the training will take, as far as one can know."""
+    method, dtype, context = chosen["method"], chosen["dtype"], chosen["context"]
+    below = 1 - chosen["last_layers"] / situation.config.layers if method == "freeze" else 0.0
+    frozen = below if method in ("full", "freeze") else 1.0
+    scored = situation.survey.answers / situation.survey.tokens
+    flops = steps * chosen["rows"] * context * learning_flops(situation.config, context, scored, frozen, below)
+    set_threads()
+    seconds = flops / (matmul_flops(dtype, pick_device().type) * PROCESSOR_SHARE[dtype])
+    return {"seconds": 2 + seconds, "memory": memory(method, situation, chosen, chosen["rows"]), "flops": flops}
 
 
 def free_memory() -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
@@ -30,6 +30,9 @@ FILES = (
 EXACT = "sentencepiece"
 PANIC = "PanicException"  # of libraries in Rust: a class that cannot be imported, and no Exception
 BACKEND = "PreTrainedTokenizerFast"  # the class by which transformers takes tokenizer.json as it is
+
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def read_folder(folder: Path) -> TokenizerFolder:
     )
     for role, spelling in special.items():
         config.setdefault(f"{role}_token", spelling)
-    _add_named(core, config)
+    _guard(folder / "tokenizer_config.json", lambda: _add_named(core, config))
     if not whole.is_file():
         if coded.is_coded(name):
             config.pop("auto_map", None)
@@ -160,7 +163,7 @@ def _refuse_code(folder: Path, config: Mapping[str, Any]) -> None:
 def _template(folder: Path, config: dict[str, Any]) -> str | None:
     path = folder / TEMPLATE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return _text(path)
     found = config.get("chat_template")
     if isinstance(found, list):  # several, each with a name
         named = {row.get("name"): row.get("template") for row in found if isinstance(row, dict)}
@@ -210,7 +213,7 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
         return _guard(path, lambda: pipelines.from_merges(name, vocabulary, merges, config))
     path = folder / "vocab.txt"
     if path.is_file():
-        words = path.read_text(encoding="utf-8").split("\n")
+        words = _text(path).split("\n")
         words = [word.rstrip("\r") for word in (words[:-1] if words and not words[-1] else words)]
         return _guard(path, lambda: pipelines.from_words(name, words, config))
     if (folder / tekken.FILE).is_file():
@@ -221,7 +224,15 @@ def _build(folder: Path, name: str, config: Mapping[str, Any]) -> Built:
     )  # fmt: skip
 
 
-def _guard(path: Path, read: Callable[[], Built]) -> Built:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as problem:
+        raise AthanorError(f"{path} is not UTF-8: {problem}", fix="the file is damaged: copy it again") from None
+
+
+def _guard(path: Path, read: Callable[[], Read]) -> Read:
+    """What `read` makes of a file; a problem of the library, or of what stands in it, is one of the file."""
     try:
         return read()
     except AthanorError:
@@ -241,7 +252,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     merges = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         line = line.rstrip("\r")
         if not line or line.startswith("#version"):
             continue
@@ -315,6 +326,8 @@ def _more(config: Mapping[str, Any]) -> list[str]:
     for key in ("additional_special_tokens", "extra_special_tokens"):
         rows = config.get(key) or []
         rows = list(rows.values()) if isinstance(rows, Mapping) else rows
+        if not isinstance(rows, list):
+            raise AthanorError(f"tokenizer_config.json: {key} is {rows!r:.80}", allowed="a list of tokens")
         found += [str(row["content"] if isinstance(row, Mapping) else row) for row in rows]
     return found
 

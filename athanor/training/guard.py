@@ -63,6 +63,13 @@ class Guard:
         return {"avoided": sorted(self.avoided), "events": self.events}
 
 
+def trouble_of(row: Row) -> str:
+    """What went wrong at a step, for the one who watches; empty where nothing did."""
+    if row.get("skipped") == "no number":
+        return "loss or gradient is no number; nothing is learnt from this batch"
+    return f"the loss jumped to {row['loss']:.3f}, {SPIKE_SIGMAS:g} standard deviations up" if row.get("spike") else ""
+
+
 def bad_run(rows: Sequence[Row]) -> list[int]:
     """The steps at the end of `rows` that gave no number, one after the other."""
     steps: list[int] = []

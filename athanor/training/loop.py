@@ -10,7 +10,7 @@ from athanor.base.errors import Stopped
 from athanor.base.progress import Progress
 from athanor.training.engines.choose import open_engine
 from athanor.training.engines.engine import Engine
-from athanor.training.guard import finite, stop_with_report
+from athanor.training.guard import finite, stop_with_report, trouble_of
 from athanor.training.history import Row
 from athanor.training.objective import Objective
 from athanor.training.run import Run
@@ -63,6 +63,8 @@ def take_step(run: Run) -> None:
         raise Stopped(run.progress.stop.by_system)
     verdict = run.guard.judge(run.history.rows, row)
     run.step += 1
+    if verdict == "go" and (what := trouble_of(row)):
+        run.progress.note(f"  step {row['step']}: {what}")
     if run.watching():
         row |= run.watch()
     run.history.add(row)

@@ -50,7 +50,8 @@ class Run:
         self.guard = Guard(settings.on_spike)
         self.history = History(work / METRICS if engine.first else None)
         self.step, self.saved = 0, time.monotonic()
-        self.show = Show(objective, settings, progress, work.parent.name) if engine.first else None
+        name = work.parent.name
+        self.show = Show(objective, settings, progress, name, engine.places) if engine.first else None
 
     def save(self) -> None:
         """Write a checkpoint; it is whole some time later, see `settle`."""

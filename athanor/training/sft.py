@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from athanor.data.packing.grouped import GroupedConversations, group_conversatio
 from athanor.data.packing.mixture import open_batches
 from athanor.models.convert import load_checkpoint
 from athanor.models.language import LanguageModel
-from athanor.models.shapes import count_parameters, flops_per_token
+from athanor.models.shapes import count_parameters, learning_flops
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_chat
 from athanor.tokens.conversation import Conversation
@@ -147,32 +147,25 @@ def lesson(
     scored = min(1.0, (learnt + settings.document_rows * context) / tokens)
     objective = Objective(
         batch=batch, loss=loss, tokens=tokens,
-        flops=tokens * learning_flops(model, context, scored),
+        flops=tokens * flops_of(model, context, scored),
         **looks_of(settings, tokenizer, template, conversations, shards, context),
         sources=lambda step: [f"conversation {number}" for number in rows.members(step, settings.rows, settings.seed)],
     )  # fmt: skip
     return Lesson(model, objective, rows)
 
 
-def learning_flops(model: LanguageModel, context: int, scored: float) -> float:
-    """FLOPs to learn from one token, of which `flops_per_token` counts all: forward, and twice as many backward.
-
-    The head sees only what is scored, frozen weights get no gradient, which is a third of their products, and layers
-    below all that learn have no backward pass.
+def flops_of(model: LanguageModel, context: int, scored: float) -> float:
+    """FLOPs to learn from one token with the weights that require a gradient.
 
     Args:
         scored: share of the tokens that are.
     """
-    layers = replace(model.config, vocabulary=None, tied=False)
-    inside, attention = (float(flops_per_token(layers, 0)), float(flops_per_token(layers, context)))
-    attention -= inside
-    head = scored * (flops_per_token(model.config, 0) - inside)
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     frozen = max(0.0, 1 - learning / count_parameters(model.config))
     blocks = [any(weight.requires_grad for weight in block.parameters()) for block in model.trunk.blocks]
     outside = any(weight.requires_grad for weight in model.tokens.parameters()) or hasattr(model, "prefixes")
-    unseen = 0.0 if outside else [*blocks, True].index(True) / len(blocks)
-    return inside + attention + head - frozen * (inside + head) / 3 - unseen * (inside / 3 + attention * 2 / 3)
+    below = 0.0 if outside else [*blocks, True].index(True) / len(blocks)
+    return learning_flops(model.config, context, scored, frozen, below)
 
 
 def learn(lesson: Lesson, settings: ChatSettings, folder: Path, progress: Progress) -> dict[str, Any]:

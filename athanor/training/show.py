@@ -18,13 +18,16 @@ class Show:
 
     Args:
         name: what the run is called in a tracker.
+        places: processes, each with a device or a share of the processor, whose peaks add up.
     """
 
-    def __init__(self, objective: Objective, settings: LoopSettings, progress: Progress, name: str):
+    def __init__(self, objective: Objective, settings: LoopSettings, progress: Progress, name: str, places: int = 1):
         self.objective, self.progress = objective, progress
         self.tracker = open_tracker(settings.tracker, name, settings.model_dump(mode="json"))
         # Timed for a moment, and shown only: no result depends on it.
-        self.peak = matmul_flops(getattr(settings, "dtype", "float32"), pick_device().type) if objective.flops else 0.0
+        self.peak = 0.0
+        if objective.flops:
+            self.peak = places * matmul_flops(getattr(settings, "dtype", "float32"), pick_device().type)
         self.clock, self.looked, self.memory = time.monotonic(), 0.0, ""
 
     def step(self, row: Row, recent: float) -> None:

@@ -73,6 +73,12 @@ def command(
     limits = limits_of(text_field, keep, whole_documents=True)
     with using(Workers(workers, engine)):
         done = filled(out, lambda folder: clean_path(path, folder, settings, limits, progress()))
+    few = rules == "published" and done["kept"] * 2 < done["documents"]
+    hint = (
+        say("\n  --rules own is patient with files that a person chose", "\n  --rules own 对自选文件更宽松")
+        if few
+        else ""
+    )
     reasons = describe_reasons(list(done["reasons"].items())) or say("none", "无")
     show(
         out,
@@ -80,7 +86,7 @@ def command(
         as_json,
         say(
             f"{done['documents']:,} documents, {done['kept']:,} stay; dropped: {reasons}; "
-            f"{done['set_aside']:,} not read",
-            f"{done['documents']:,} 篇文档，保留 {done['kept']:,} 篇；删除：{reasons}；未读 {done['set_aside']:,} 项",
+            f"{done['set_aside']:,} not read{hint}",
+            f"{done['documents']:,} 篇，保留 {done['kept']:,} 篇；删除：{reasons}；未读 {done['set_aside']:,}{hint}",
         ),
     )

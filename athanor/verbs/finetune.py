@@ -62,7 +62,7 @@ def command(
     """
     from athanor.base.progress import make_progress
     from athanor.base.stopping import StopRequest
-    from athanor.recipes.finetune import Wish, decide
+    from athanor.recipes.finetune import NAME, Wish, decide
     from athanor.recipes.runner import run_recipe
     from athanor.store.artifact import find_store
 
@@ -83,7 +83,7 @@ def command(
     if find_lr:
         search(decided, place, progress, as_json)
         return
-    made = run_recipe(decided.recipe, decided.plan, place, progress)
+    made = run_recipe(decided.recipe, decided.plan, place, progress, {NAME: decided.cost})
     if as_json:
         print_json({name: one.record for name, one in made.items()})
         return
@@ -132,15 +132,15 @@ def parsed(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 def show_choices(decided: Any) -> None:
     """What will be learnt from, and every value with its reason."""
-    from athanor.base.tables import text_table
+    from athanor.base.tables import duration, text_table
 
     survey = decided.survey
     refused = say(f", {survey.refused:,} refused", f"，{survey.refused:,} 行不可读") if survey.refused else ""
     click.echo(say(
         f"{survey.rows:,} conversations{refused} · {survey.tokens:,} tokens, {survey.answers:,} of them answers · "
-        f"longest {survey.longest():,} · {decided.steps:,} steps",
+        f"longest {survey.longest():,} · {decided.steps:,} steps, about {duration(decided.cost['seconds'])}",
         f"{survey.rows:,} 段对话{refused} · {survey.tokens:,} 词元，其中回答 {survey.answers:,} · "
-        f"最长 {survey.longest():,} · {decided.steps:,} 步",
+        f"最长 {survey.longest():,} · {decided.steps:,} 步，约 {duration(decided.cost['seconds'])}",
     ))  # fmt: skip
     rows = [[name, written(one.value), one.reason] for name, one in decided.chosen.items()]
     click.echo(text_table([say("setting", "设置"), say("value", "值"), say("because", "理由")], rows))
@@ -154,7 +154,7 @@ def written(value: Any) -> str:
 def show_end(made: Any) -> None:
     """The curve, the held-out loss before and after, both models' answers, and how to go on."""
     from athanor.base.records import read_records
-    from athanor.recipes.finish import draw_curve
+    from athanor.recipes.finish import draw_curve, show_cost
 
     tuned, judged = made["finetune"], made["answers"]
     click.echo(draw_curve("finetune", tuned))
@@ -169,6 +169,7 @@ def show_end(made: Any) -> None:
         asked = next((turn["content"] for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
         click.echo(f"  » {short(asked)}\n    {say('before', '之前')}: {short(row['before'])}\n"
                    f"    {say('after', '之后')}: {short(row['after'])}")  # fmt: skip
+    show_cost(made, sys.stdout)
     click.echo("\n" + say("go on:", "接下来："))
     name = made["merge"].id if "merge" in made else tuned.id
     for words, meaning in (

@@ -14,6 +14,7 @@ from athanor.base.errors import AthanorError
 from athanor.models.config import TransformerConfig
 from athanor.models.convert import load_checkpoint, save_checkpoint
 from athanor.models.language import LanguageModel
+from athanor.models.settings import read_config
 from athanor.models.streamed import filler_of
 from athanor.recipes.import_model import file_hashes
 
@@ -127,6 +128,9 @@ def test_pickles_by_content(folder):
     [
         (lambda c: c.update(auto_map={"AutoModel": "m.M"}), "auto_map"),
         (lambda c: c.update(model_type="mystery"), "mystery"),
+        (lambda c: c.update(model_type=["qwen3"]), "model_type"),
+        (lambda c: c.update(architectures=5), "architectures=5"),
+        (lambda c: c.update(hidden_act=["silu"]), "hidden_act=['silu']"),
         (lambda c: c.update(quantization_config={}), "quantization_config"),
         (lambda c: c.update(hidden_act="relu"), "relu"),
         (lambda c: c.update(rope_parameters={"rope_type": "longrope", "factor": 2}), "longrope"),
@@ -161,6 +165,17 @@ def test_pickles_by_content(folder):
 def test_settings(folder, change, said):
     edit_json(folder / "config.json", change)
     assert names(refusal(folder), said)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"n_embd": 0}, "division by zero"), ({}, None)])
+def test_a_share_of_nothing_is_an_error_of_the_file(change, said):
+    theirs = {"model_type": "gptj", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 8, "vocab_size": 5}
+    theirs |= {"rotary_dim": 2, "activation_function": "gelu_new", "tie_word_embeddings": False}
+    if said is None:
+        assert read_config(theirs, "config.json")[1].width == 8
+        return
+    with pytest.raises(AthanorError, match=f"config.json: .*{said}"):
+        read_config(theirs | change, "config.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "\xff"])

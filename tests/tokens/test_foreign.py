@@ -352,6 +352,26 @@ def test_damaged_files_are_named(name: str, content: str, said: str, tmp_path: P
     assert said in str(caught.value)
 
 
+CLASS = b'{"tokenizer_class": "GPT2Tokenizer", '
+
+
+@pytest.mark.parametrize(("maker", "name", "content", "said"), [
+    ("gpt2", "merges.txt", b"a \xff\n", "merges.txt is not UTF-8"),
+    ("gpt2", "tokenizer_config.json", CLASS + b'"extra_special_tokens": 5.5}', "a list"),
+    ("bert", "vocab.txt", b"\xc3", "vocab.txt is not UTF-8"),
+    ("gpt2", "chat_template.jinja", b"\xc3(", "chat_template.jinja is not UTF-8"),
+    ("gpt2", "tokenizer_config.json", CLASS + b'"added_tokens_decoder": {"5": {"special": true}}}', "tokenizer_config"),
+    ("gpt2", "tokenizer_config.json", CLASS + b'"additional_special_tokens": [{"id": 5}]}', "tokenizer_config"),
+    ("gpt2", "tokenizer_config.json", CLASS + b'"added_tokens_decoder": {"x": {"content": "y"}}}', "tokenizer_config"),
+])  # fmt: skip
+def test_damage_in_any_file_is_an_error_of_that_file(maker, name, content, said, tmp_path: Path) -> None:
+    makers.MAKERS[maker](tmp_path)
+    (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AthanorError, match=said):
+        Tokenizer.load(tmp_path)
+
+
 DOUBLE = {"type": "Replace", "pattern": {"String": "e"}, "content": "ee"}
 OTHER_CASE = {"type": "Replace", "pattern": {"String": "e"}, "content": "EE"}
 EVERY = {"type": "Replace", "pattern": {"Regex": "[a-z]"}, "content": "e" * 40}

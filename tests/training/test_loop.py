@@ -140,7 +140,9 @@ def broken_at(steps: set[int]) -> Objective:
 
 def test_one_bad_step_is_skipped_and_nothing_of_it_is_learnt(tmp_path: Path) -> None:
     model = small_model()
-    rows = train(model, broken_at({10, 11}), settings(average=0.9), tmp_path, SilentProgress(), "x")
+    progress = StopAfter(10**6)
+    rows = train(model, broken_at({10, 11}), settings(average=0.9), tmp_path, progress, "x")
+    assert [note.split(":")[0] for note in progress.notes] == ["  step 10", "  step 11"]
     assert [row["step"] for row in rows] == list(range(40))
     assert [row["step"] for row in rows if row.get("skipped") == "no number"] == [10, 11]
     assert rows[10]["loss"] is None and math.isfinite(rows[12]["loss"])
@@ -228,8 +230,10 @@ def test_a_spike_is_six_deviations_above_the_last_128_steps() -> None:
 
 def test_a_spike_is_marked_or_taken_back(tmp_path: Path) -> None:
     objective = Objective(lambda step, rank, world: (step, batch_of(step)), spiking, tokens=ROWS)
-    rows = train(small_model(), objective, settings(steps=70), tmp_path / "note", SilentProgress(), "x")
+    progress = StopAfter(10**6)
+    rows = train(small_model(), objective, settings(steps=70), tmp_path / "note", progress, "x")
     assert [row["step"] for row in rows if row.get("spike")] == [60]
+    assert progress.notes == [f"  step 60: the loss jumped to {rows[60]['loss']:.3f}, 6 standard deviations up"]
     model = small_model()
     rows = train(model, objective, settings(steps=70, on_spike="rewind"), tmp_path / "back", SilentProgress(), "x")
     assert [row["step"] for row in rows if row.get("skipped") == "left out"] == [60]

@@ -10,6 +10,7 @@ from athanor.base.progress import SilentProgress
 from athanor.training.loop import train
 from athanor.training.objective import Objective
 from athanor.training.settings import LoopSettings
+from athanor.training.show import Show
 from athanor.training.trackers import flat, open_tracker
 from tests.training.test_loop import StopAfter, settings
 from tests.training.tiny import ROWS, batch_of, loss_of, small_model
@@ -84,3 +85,10 @@ def test_what_changes_no_result_is_no_part_of_the_settings_that_name_an_artifact
 def test_rows_become_flat_figures() -> None:
     row = {"step": 3, "loss": None, "parts": {"books": 2.0}, "samples": ["x"], "spike": True}
     assert flat(row) == {"step": 3.0, "parts/books": 2.0, "spike": 1.0}
+
+
+def test_the_share_of_the_peak_is_that_of_all_processes() -> None:
+    """A step's FLOPs are those of all of them together."""
+    objective = Objective(batch_of, loss_of, tokens=ROWS, flops=1e9)
+    peaks = [Show(objective, settings(), SilentProgress(), "x", places).peak for places in (1, 8)]
+    assert peaks[1] == 8 * peaks[0] > 0

@@ -47,7 +47,7 @@ def test_files_are_cleaned_and_every_drop_has_its_reason(verb: Verb, tmp_path: P
     (tmp_path / "given" / "a.json").write_text(json.dumps(rows))
     (tmp_path / "given" / "b.txt").write_text(chinese, encoding="gb18030")
     said = verb("data", "clean", "given", "--out", "clean")
-    assert "4 documents, 2 stay; dropped: " in said and "1 not read" in said
+    assert "4 documents, 2 stay; dropped: " in said and "1 not read" in said and "--rules own" not in said
     made = [json.loads(line) for line in (tmp_path / "clean" / "documents.jsonl").read_text().splitlines()]
     assert [(row["source"], row["language"]) for row in made] == [("a.json#1", "en"), ("b.txt", "zh")]
     assert "[mail]" in made[0]["text"] and "@" not in made[0]["text"] and made[1]["text"].strip() == chinese.strip()
@@ -62,6 +62,9 @@ def test_files_are_cleaned_and_every_drop_has_its_reason(verb: Verb, tmp_path: P
     assert told["kept"] == 1 and told["languages"] == {"zh": 1}
     assert "none of 4 documents passed" in verb("data", "clean", "given", "--language", "de", "--out", "de", code=2)
     assert not (tmp_path / "de").exists()
+    (tmp_path / "given" / "list.txt").write_text("\n".join(["bread", "milk", "a dozen of eggs"] * 20))
+    said = verb("data", "clean", "given", "--language", "en", "--out", "en")
+    assert "5 documents, 1 stay" in said and "--rules own is patient" in said
 
 
 def test_what_tests_ask_is_taken_out_of_files(verb: Verb, tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_a_model_learns_from_rows_and_stays_as_it_is(model: Path, data: Path, ve
         == adapter.measurements["weights_of_base"]
         == records["finetune"]["measurements"]["weights_of_base"]
     )
+    planned, took = records["finetune"]["expected"], records["finetune"]["measurements"]
+    assert planned["flops"] == pytest.approx(took["train_flops"], rel=0.1)
+    assert 0.3 < planned["memory"] / took["peak_memory"] < 3 and planned["seconds"] > 0
     assert set(adapter.record["reasons"]) >= {"method", "rank", "learning_rate", "epochs"}
 
     network = load_checkpoint(base.path, dtype=torch.float32)

@@ -54,7 +54,7 @@ def clean_path(
     if not languages:
         raise AthanorError(
             f"none of {survey.documents} documents passed: {describe_reasons(funnel.reasons())}",
-            fix="choose other rules, or name better documents",
+            fix="--rules own is patient with files that a person chose; or name better documents",
         )
     funnel.write(folder)
     set_aside = sum(row["count"] for row in survey.as_row()["set_aside"])
