@@ -148,8 +148,9 @@ class SplitAndRotate(Function):
         counts = (heads, dk_BTKH.shape[2], dv_BTKH.shape[2])
         dheads_BTMH = torch.empty((batch, length, sum(counts), size), dtype=dq_BTNH.dtype)
         to_q, to_k, to_v = dheads_BTMH.split(counts, dim=2)
+        cos_BT1R, sin_BT1R = ctx.saved_tensors  # once: with recomputation a second look is an error
         for given, to in ((dq_BTNH, to_q), (dk_BTKH, to_k)):
-            rotate(given if given.stride(-1) == 1 else given.contiguous(), *ctx.saved_tensors, to, sign=-1)
+            rotate(given if given.stride(-1) == 1 else given.contiguous(), cos_BT1R, sin_BT1R, to, sign=-1)
         to_v.copy_(dv_BTKH)
         return dheads_BTMH, None, None, None, None
 
