@@ -38,8 +38,8 @@ CHANGES = (
     Change(
         "heads that are turned together come back turned further",
         "models/native_kernels.py",
-        "*ctx.saved_tensors, to, sign=-1)",
-        "*ctx.saved_tensors, to, sign=1)",
+        "cos_BT1R, sin_BT1R, to, sign=-1)",
+        "cos_BT1R, sin_BT1R, to, sign=1)",
         KERNELS,
         "split_and_rotate",
     ),
