@@ -12,7 +12,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.words import say
 from athanor.base.workers import Engine, Workers, using
 from athanor.verbs.groups import group_of
-from athanor.verbs.options import json_option, print_json, workers_options
+from athanor.verbs.options import json_option, new_folder_option, print_json, workers_options
 
 COMMANDS = {  # command: (English, 中文); one that is not below stands in data_<command>.py
     "show": (
@@ -32,7 +32,6 @@ COMMANDS = {  # command: (English, 中文); one that is not below stands in data
 }
 KEEP = ("first", "longest", "best")
 UNITS = ("line", "paragraph", "words")
-out_option = click.option("--out", type=Path, required=True, help=say("a folder to be made", "新建的输出文件夹"))
 
 
 @click.group(
@@ -76,7 +75,7 @@ def command() -> None:
     help=say("with --keep best: the number in a row that says how good it is", "与 --keep best 合用：表示质量的字段"),
 )
 @workers_options
-@out_option
+@new_folder_option
 @json_option
 def copies(
     files: tuple[Path, ...], threshold: float, run: int, keep: str, score: str | None, workers: int | None,
@@ -131,7 +130,7 @@ def _not_of_nothing(done: dict[str, Any], files: tuple[Path, ...]) -> dict[str, 
         "least words of a stretch; for lines and paragraphs the least letters", "词串的最少词数；行与段落为最少字符数"
     ),
 )
-@out_option
+@new_folder_option
 @json_option
 def repeats(files: tuple[Path, ...], unit: str, shortest: int, out: Path, as_json: bool) -> None:
     """Cut out what stood in an earlier document or earlier in the same one; the first occurrence stays.

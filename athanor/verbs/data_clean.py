@@ -7,7 +7,7 @@ import click
 from athanor.base.words import say
 from athanor.base.workers import Engine, Workers, using
 from athanor.verbs.data_read import field_option, keep_option, limits_of, progress
-from athanor.verbs.options import json_option, workers_options
+from athanor.verbs.options import json_option, new_folder_option, workers_options
 
 RULES = ("published", "own")
 
@@ -49,7 +49,7 @@ RULES = ("published", "own")
 @field_option
 @keep_option
 @workers_options
-@click.option("--out", type=Path, required=True, help=say("a folder to be made", "新建的输出文件夹"))
+@new_folder_option
 @json_option
 def command(
     path: str, rules: str, languages: tuple[str, ...], drop_boilerplate: bool, keep_personal_data: bool,

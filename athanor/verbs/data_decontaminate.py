@@ -6,7 +6,7 @@ import click
 
 from athanor.base.words import say
 from athanor.verbs.data_read import field_option, limits_of, progress
-from athanor.verbs.options import json_option
+from athanor.verbs.options import json_option, new_folder_option
 
 ACTIONS = ("cut", "drop", "report")
 
@@ -48,7 +48,7 @@ ACTIONS = ("cut", "drop", "report")
     help=say("share of an item's runs of words that must be in a document", "文档须含题目词串的比例"),
 )
 @field_option
-@click.option("--out", type=Path, required=True, help=say("a folder to be made", "新建的输出文件夹"))
+@new_folder_option
 @json_option
 def command(
     path: str, tasks: tuple[str, ...], fields: tuple[str, ...], action: str, share: float, text_field: str | None,

@@ -6,8 +6,8 @@ from typing import Any, get_args
 import click
 
 from athanor.base.words import say
-from athanor.verbs.data import filled, out_option, readable, show
-from athanor.verbs.options import json_option
+from athanor.verbs.data import filled, readable, show
+from athanor.verbs.options import json_option, new_folder_option
 
 TARGETS = ("openai", "sharegpt", "alpaca", "gsm8k", "preference", "ranked", "hh", "kto")
 FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement")
@@ -27,7 +27,7 @@ FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference
     help=say("the form of every row (default: told by its keys)", "每行的格式（默认按字段判断）"),
 )
 @click.option("--strict", is_flag=True, help=say("end with the first row that cannot be read", "遇到不可读的行即停止"))
-@out_option
+@new_folder_option
 @json_option
 def command(files: tuple[Path, ...], target: str, source: str | None, strict: bool, out: Path, as_json: bool) -> None:
     """Read FILES (.json, .jsonl, .gz, .zst) in any form and write them in one.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from athanor.base.words import say
-from athanor.verbs.data import checked, filled, out_option, readable, show
-from athanor.verbs.options import find_model, json_option, store_option
+from athanor.verbs.data import checked, filled, readable, show
+from athanor.verbs.options import find_model, json_option, new_folder_option, store_option
 
 if TYPE_CHECKING:
     from athanor.inference.endpoint import Endpoint
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
               help=say("share of the sure rows that a person sees too", "高置信度样本的抽查比例"))  # fmt: skip
 @click.option("--temperature", type=float, default=1.0, show_default=True,
               help=say("of the confidences, as data review measured it", "置信度温度（由 review 测得）"))  # fmt: skip
-@out_option
+@new_folder_option
 @store_option
 @json_option
 def command(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 CHAT_ORDER = ("merge", "quantize", "finetune", "pretrain")  # which step's model to take when none is named
+new_folder_option = click.option("--out", type=Path, required=True, help=say("a folder to be made", "新建的输出文件夹"))
 
 
 def store_option(function: Function) -> Function:

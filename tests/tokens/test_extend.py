@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from athanor.base.errors import AthanorError
+from athanor.models import native_kernels
 from athanor.models.config import TransformerConfig
 from athanor.models.extend import extend_vocabulary
 from athanor.models.language import LanguageModel
@@ -169,12 +170,14 @@ def with_random_rows(model: LanguageModel, first: int, seed: int) -> LanguageMod
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_text_of_new_tokens_costs_less_than_from_random_rows(tied: bool) -> None:
-    """Models that have learnt a text by the old tokens know it better by the new ones than from random starts.
+def test_text_of_new_tokens_costs_less_than_from_random_rows(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that have learnt a text by the old tokens know it better by the new ones than from any random start.
 
     How much better differs from model to model (by 8 to 23 % of the mean of the random starts, over ten of them), and
-    with how a machine rounds: of eighteen random starts one was better by a hundredth, on a machine with AVX-512.
+    with how kernels round while the models learn: these learn by torch's own. By the library's, one of eighteen random
+    starts was better by a hundredth.
     """
+    monkeypatch.setattr(native_kernels, "usable", lambda *tensors: False)
     texts = CHEMISTRY[:1] + LEARN[:6]
     tokenizer = Tokenizer.train(LEARN, 300)
     larger, plan = extend(tokenizer, texts=CHEMISTRY, count=15)
@@ -190,7 +193,7 @@ def test_text_of_new_tokens_costs_less_than_from_random_rows(tied: bool) -> None
             loss_of(with_random_rows(extend_vocabulary(model, plan.pieces(), plan.before), plan.before, seed), ids)
             for seed in range(6)
         ]
-        assert planned < sorted(drawn)[1]
+        assert planned < min(drawn)
         shares.append(planned / statistics.fmean(drawn))
     assert statistics.fmean(shares) < 0.9
 
