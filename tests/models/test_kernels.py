@@ -346,7 +346,7 @@ def needs_products(dtype):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", [(64, 32, 32), (130, 34, 66), (2, 300, 128, 1000), (1400, 704, 96)])
 def test_products_of_the_library(shape, threads, dtype):
-    """Result and gradients of a layer in one rounding of what float64 says, whatever does not fill a tile or a panel."""
+    """Result and gradients of a layer within one rounding of what float64 says, also where no tile or panel is full."""
     needs_products(dtype)
     layer, dy = Linear(shape[-2], shape[-1]).to(dtype), torch.randn(*shape[:-2], shape[-1]).to(dtype)
     x = torch.randn(shape[:-1]).to(dtype).requires_grad_()
