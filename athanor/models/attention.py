@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from athanor.models import kernels, native_kernels
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import Routes
+from athanor.models.linear import Linear
 
 Mask = kernels.Mask | Tensor  # of a row for itself, or with a cache who attends to whom, (B, T, S)
 Angles = tuple[tuple[Tensor, Tensor], ...]  # cosine and sine for each axis of a position, (B, T, 1, R) float32 each
@@ -74,8 +75,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer, self.windowed = config, layer, config.windowed(layer)
         heads = config.heads + 2 * config.key_heads
-        self.qkv = nn.Linear(config.width, heads * config.head_size, bias=config.bias_qkv)
-        self.out = nn.Linear(config.heads * config.head_size, config.width, bias=config.bias_out)
+        self.qkv = Linear(config.width, heads * config.head_size, bias=config.bias_qkv)
+        self.out = Linear(config.heads * config.head_size, config.width, bias=config.bias_out)
         self.q_norm = Norm(config, config.head_size) if config.norm_qk else None
         self.k_norm = Norm(config, config.head_size) if config.norm_qk else None
 
@@ -128,9 +129,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.config = config
         size = config.head_size
-        self.q = nn.Linear(config.width, config.heads * size, bias=config.bias_qkv)
-        self.kv = nn.Linear(config.width, 2 * config.key_heads * size, bias=config.bias_qkv)
-        self.out = nn.Linear(config.heads * size, config.width, bias=config.bias_out)
+        self.q = Linear(config.width, config.heads * size, bias=config.bias_qkv)
+        self.kv = Linear(config.width, 2 * config.key_heads * size, bias=config.bias_qkv)
+        self.out = Linear(config.heads * size, config.width, bias=config.bias_out)
 
     def remember(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the source, (B, K, S, H) each."""

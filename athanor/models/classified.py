@@ -48,6 +48,11 @@ class Classifier(nn.Module):
         """That of the language model."""
         return self.language.config
 
+    @property
+    def tokens(self) -> nn.Embedding:
+        """That of the language model."""
+        return self.language.tokens
+
     def initialise(self, seed: int) -> "Classifier":
         """Draw the head anew, normal(0, 0.02); the language model stays. Returns itself."""
         draw(self.score.weight, 0.02, torch.Generator().manual_seed(seed))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from athanor.models import kernels
 from athanor.models.config import TransformerConfig
+from athanor.models.linear import Linear
 
 ACTIVATIONS = {
     "swiglu": kernels.swiglu,
@@ -28,8 +29,8 @@ class FeedForward(nn.Module):
         hidden = config.hidden if hidden is None else hidden
         self.activation = ACTIVATIONS[config.mlp]
         # Gated: gate and up lie side by side, and one product makes both.
-        self.up = nn.Linear(config.width, hidden * (2 if config.gated else 1), bias=config.bias_mlp)
-        self.down = nn.Linear(hidden, config.width, bias=config.bias_mlp)
+        self.up = Linear(config.width, hidden * (2 if config.gated else 1), bias=config.bias_mlp)
+        self.down = Linear(hidden, config.width, bias=config.bias_mlp)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x_BTD)))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.models import kernels
+from athanor.models import cross_entropy
 from athanor.models.attention import Attention, Cache, CrossAttention, Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import FeedForward, Routes
@@ -208,7 +208,7 @@ def score(
     Args:
         head: a product of its own, or the embedding that it shares its weight with.
         bias_V: a number added to each id's score; None: the head's own, where it has one.
-        z_loss, fused: see `kernels.linear_cross_entropy`.
+        z_loss, fused: see `cross_entropy.linear_cross_entropy`.
     """
     hidden_XD, targets_X = hidden_BTD.flatten(0, -2), targets_BT.flatten()
     scored_X, rows_X = targets_X != IGNORED, None
@@ -220,7 +220,7 @@ def score(
     if bias_V is not None:  # one more input that is always 1
         weight_VD = torch.cat((weight_VD, bias_V[:, None]), 1)
         hidden_XD = F.pad(hidden_XD, (0, 1), value=1.0)
-    return Scores(*kernels.linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss, fused), rows_X)
+    return Scores(*cross_entropy.linear_cross_entropy(hidden_XD, weight_VD, targets_X, z_loss, fused), rows_X)
 
 
 def draw(weight: Tensor, deviation: float, generator: torch.Generator) -> None:

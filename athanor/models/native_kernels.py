@@ -20,6 +20,8 @@ from athanor.base import native
 
 HALF = {torch.float32: 0, torch.bfloat16: 1}
 WORTH_A_THREAD = 65_536  # numbers; fewer are done before another thread has woken up
+MANY_ROWS = 64  # rows of a product for which its right factor is worth packing
+FEW_COLUMNS = 32  # a panel has 64, and what is missing is computed, too
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -52,6 +54,54 @@ def share(rows: int, numbers: int, work: Callable[[int, int, int], object]) -> N
 def parts_of(numbers: int) -> int:
     """Parts that a tensor of so many numbers is cut into."""
     return torch.get_num_threads() if numbers >= WORTH_A_THREAD else 1
+
+
+@functools.cache
+def has_products(half: int) -> bool:
+    """Whether the library multiplies float32 numbers, or bf16 ones (half = 1), faster here than torch does."""
+    return native.available() and native.function("athanor_can_multiply")(half) == 1
+
+
+def can_multiply(x: Tensor, weight: Tensor) -> bool:
+    """Whether `Linear` knows these numbers, and packing the weight is little beside the product."""
+    even = weight.shape[0] % 2 == weight.shape[1] % 2 == x.numel() // weight.shape[1] % 2 == 0
+    enough = x.numel() >= MANY_ROWS * weight.shape[1] and min(weight.shape) >= FEW_COLUMNS
+    return even and enough and weight.is_contiguous() and usable(x, weight) and has_products(HALF[x.dtype])
+
+
+class Linear(Function):
+    """x weight^T, whose gradients are dx = dy weight and dweight = dy^T x; sums are float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, torch.empty((*x.shape[:-1], len(weight)), dtype=x.dtype), turned=1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (x, weight), dy = ctx.saved_tensors, dy.contiguous()
+        dx = product(dy, weight, torch.empty_like(x), turned=0) if ctx.needs_input_grad[0] else None
+        return dx, product_down(dy, x) if ctx.needs_input_grad[1] else None
+
+
+def product(a: Tensor, b: Tensor, y: Tensor, turned: int) -> Tensor:
+    """Write a b (b turned about its diagonal: a b^T) to y and return it; `a` and y may have more leading axes."""
+    rows, deep, columns = a.numel() // a.shape[-1], a.shape[-1], y.shape[-1]
+    given, run, half = (pointer(a), pointer(b), pointer(y)), native.function("athanor_product"), HALF[a.dtype]
+    share(rows, rows * columns, lambda part, first, end: run(*given, first, end, deep, columns, turned, half))
+    return y
+
+
+def product_down(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
+    """a^T b, of the type of its factors, leading axes flattened; or added to a float32 total."""
+    rows, deep, columns, half = a.numel() // a.shape[-1], a.shape[-1], b.shape[-1], HALF[a.dtype]
+    sums = torch.empty(deep, columns) if total is None else total
+    y = torch.empty(deep, columns, dtype=a.dtype) if total is None and half else None
+    given = (pointer(a), pointer(b), pointer(sums), ctypes.c_void_p(None) if y is None else pointer(y))
+    run, add = native.function("athanor_product_down"), int(total is not None)
+    share(deep, rows * columns, lambda part, first, end: run(*given, first, end, rows, deep, columns, add, half))
+    return sums if y is None else y
 
 
 class RmsNorm(Function):

@@ -17,6 +17,7 @@ from athanor.models.attention import Norm
 from athanor.models.config import TransformerConfig
 from athanor.models.feedforward import FeedForward
 from athanor.models.language import document_starts, draw, initialise, scored
+from athanor.models.linear import Linear
 
 Memories = tuple[Tensor, ...]  # what entered each layer for earlier texts, (B, M, D) each
 
@@ -47,17 +48,17 @@ class DistantAttention(nn.Module):
         super().__init__()
         heads, size = config.heads, config.head_size
         self.heads, self.scale = heads, config.score_scale
-        self.q = nn.Linear(config.width, heads * size, bias=False)
-        self.k = nn.Linear(config.width, heads * size, bias=False)
-        self.v = nn.Linear(config.width, heads * size, bias=False)
-        self.distance = nn.Linear(config.width, heads * size, bias=False)
-        self.out = nn.Linear(heads * size, config.width, bias=False)
+        self.q = Linear(config.width, heads * size, bias=False)
+        self.k = Linear(config.width, heads * size, bias=False)
+        self.v = Linear(config.width, heads * size, bias=False)
+        self.distance = Linear(config.width, heads * size, bias=False)
+        self.out = Linear(heads * size, config.width, bias=False)
         self.content_bias = nn.Parameter(torch.zeros(heads, size))
         self.distance_bias = nn.Parameter(torch.zeros(heads, size))
         self.segment_bias = nn.Parameter(torch.zeros(heads, size))
         self.segments = nn.Parameter(torch.zeros(2, heads, size))  # same segment, another segment
 
-    def split(self, product: nn.Linear, x: Tensor) -> Tensor:
+    def split(self, product: Linear, x: Tensor) -> Tensor:
         """(…, D) -> (…, N, H)."""
         return product(x).unflatten(-1, (self.heads, -1))
 

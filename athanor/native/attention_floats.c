@@ -4,9 +4,7 @@
 
 #ifdef HAS_WIDE
 
-#define FAST __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-#define MULTIPLY_ADD(sums, left, right) _mm512_fmadd_ps(_mm512_castsi512_ps(left), _mm512_castsi512_ps(right), sums)
-#include "wide.h"
+#include "floats.h"
 
 INSIDE float *place(const Heads *heads, int64_t row, int64_t position, int64_t head) {
     return (float *)heads->data + row * heads->row + position * heads->step + head * heads->head;
@@ -19,7 +17,7 @@ FAST void floats_forward(const Task *t, int64_t row, int64_t key_head, char *scr
     float *keys = (float *)scratch, *values = keys + padded * size; /* values hold the keys while those are packed */
     float *score = values + padded * size, *queries = score + ROWS * padded, *out = queries + ROWS * size;
     copy_rows(values, &t->k, row, key_head, 0, padded, t, 4);
-    pack_columns((word *)keys, (word *)values, padded, size);
+    pack_columns((word *)keys, (word *)values, padded, size, size);
     copy_rows(values, &t->v, row, key_head, 0, padded, t, 4);
     for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
         for (int64_t start = 0; start < t->length; start += ROWS) {
@@ -52,9 +50,9 @@ FAST void floats_backward(const Task *t, int64_t row, int64_t key_head, char *sc
     float *queries = dp + ROWS * padded, *slopes = queries + ROWS * size, *out = slopes + ROWS * size;
     memset(dkeys, 0, (size_t)(2 * padded * size) * 4);
     copy_rows(rows, &t->v, row, key_head, 0, padded, t, 4);
-    pack_columns((word *)values, (word *)rows, padded, size);
+    pack_columns((word *)values, (word *)rows, padded, size, size);
     copy_rows(rows, &t->k, row, key_head, 0, padded, t, 4);
-    pack_columns((word *)keys, (word *)rows, padded, size);
+    pack_columns((word *)keys, (word *)rows, padded, size, size);
     for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
         for (int64_t start = 0; start < t->length; start += ROWS) {
             int64_t low, high = seen(t, start, &low), count = high - low, ahead = low * size;

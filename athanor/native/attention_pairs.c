@@ -1,17 +1,12 @@
 /* Attention of bfloat16 numbers, forward and backward, by the processor's own products of pairs (AVX512-BF16).
 
-   Sums are float32; probabilities and their gradients are rounded to bfloat16 before the products, as torch rounds them.
-
-   A product of pairs adds a[2i] b[2i] + a[2i+1] b[2i+1] to each of 16 sums. So the left factor is read as 32-bit words
-   that hold a pair, and the right factor is packed: word [i][n] holds elements (2i, n) and (2i+1, n). */
+   Sums are float32; probabilities and their gradients are rounded to bfloat16 before the products, as torch rounds them. */
 
 #include "attention.h"
 
 #ifdef HAS_WIDE
 
-#define FAST __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-#define MULTIPLY_ADD(sums, left, right) _mm512_dpbf16_ps(sums, (__m512bh)(left), (__m512bh)(right))
-#include "wide.h"
+#include "pairs.h"
 
 /* Packs rows [positions][size] so that pairs run along the positions: words [position / 2][size]. */
 INSIDE void pack_positions(word *to, const uint16_t *rows, int64_t count, int64_t size) {
@@ -52,7 +47,7 @@ FAST void pairs_forward(const Task *t, int64_t row, int64_t key_head, char *scra
     float *score = (float *)(values + padded * half), *sum = score + ROWS * padded, *out = sum + ROWS;
     uint16_t *p = (uint16_t *)(out + ROWS * size);
     copy_rows(rows, &t->k, row, key_head, 0, padded, t, 2);
-    pack_columns(keys, (word *)rows, padded, half);
+    pack_columns(keys, (word *)rows, padded, half, half);
     copy_rows(rows, &t->v, row, key_head, 0, padded, t, 2);
     pack_positions(values, rows, padded, size);
     for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
@@ -89,9 +84,9 @@ FAST void pairs_backward(const Task *t, int64_t row, int64_t key_head, char *scr
     uint16_t *dscore = (uint16_t *)(dscore_up + ROWS / 2 * padded);
     memset(dkeys, 0, (size_t)(2 * padded * size) * 4);
     copy_rows(rows, &t->v, row, key_head, 0, padded, t, 2);
-    pack_columns(values, (word *)rows, padded, half);
+    pack_columns(values, (word *)rows, padded, half, half);
     copy_rows(rows, &t->k, row, key_head, 0, padded, t, 2);
-    pack_columns(keys, (word *)rows, padded, half);
+    pack_columns(keys, (word *)rows, padded, half, half);
     pack_positions(keys_up, rows, padded, size);
     for (int64_t head = key_head * t->group; head < (key_head + 1) * t->group; head++)
         for (int64_t start = 0; start < t->length; start += ROWS) {

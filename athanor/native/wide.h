@@ -14,50 +14,108 @@
 
 typedef uint32_t __attribute__((may_alias)) word;
 
-/* C[m][16 n ...] (+)= A B for 4 rows and `wide` registers. A: words a_row apart along m and a_deep along the `deep`
+/* What a tile adds up at once: it fills the registers, but for four of the right factor and one of the left. */
+#define TALL 6
+#define WIDE 4
+
+/* sums = A B for `tall` rows and `wide` registers. A: words a_row apart along the rows and a_deep along the `deep`
    products of each sum; B: b_deep apart. */
-INSIDE void tile(const word *a, int64_t a_row, int64_t a_deep, const word *b, int64_t b_deep, int64_t deep, float *c,
-                 int64_t c_row, int add, const int wide) {
-    __m512 sums[4][4];
+INSIDE void tile(__m512 sums[TALL][WIDE], const word *a, int64_t a_row, int64_t a_deep, const word *b, int64_t b_deep,
+                 int64_t deep, const int tall, const int wide) {
+#pragma GCC unroll 6
+    for (int m = 0; m < tall; m++)
 #pragma GCC unroll 4
-    for (int m = 0; m < 4; m++)
-#pragma GCC unroll 4
-        for (int n = 0; n < wide; n++)
-            sums[m][n] = add ? _mm512_loadu_ps(c + m * c_row + 16 * n) : _mm512_setzero_ps();
+        for (int n = 0; n < wide; n++) sums[m][n] = _mm512_setzero_ps();
     for (int64_t i = 0; i < deep; i++) {
-        __m512i right[4];
+        __m512i right[WIDE];
 #pragma GCC unroll 4
         for (int n = 0; n < wide; n++) right[n] = _mm512_loadu_si512(b + i * b_deep + 16 * n);
-#pragma GCC unroll 4
-        for (int m = 0; m < 4; m++) {
+#pragma GCC unroll 6
+        for (int m = 0; m < tall; m++) {
             __m512i left = _mm512_set1_epi32((int)a[m * a_row + i * a_deep]);
 #pragma GCC unroll 4
             for (int n = 0; n < wide; n++) sums[m][n] = MULTIPLY_ADD(sums[m][n], left, right[n]);
         }
     }
-#pragma GCC unroll 4
-    for (int m = 0; m < 4; m++)
-#pragma GCC unroll 4
-        for (int n = 0; n < wide; n++) _mm512_storeu_ps(c + m * c_row + 16 * n, sums[m][n]);
 }
 
-/* The same for `rows` rows (a multiple of 4) and `columns` columns (a multiple of 32); b_next: words to the next 64. */
-INSIDE void product(const word *a, int64_t a_row, int64_t a_deep, const word *b, int64_t b_deep, int64_t b_next,
-                    int64_t deep, float *c, int64_t c_row, int64_t rows, int64_t columns, int add) {
-    for (int64_t n = 0; n < columns; n += 64)
-        for (int64_t m = 0; m < rows; m += 4) {
-            const word *left = a + m * a_row, *right = b + n / 64 * b_next;
-            if (columns - n >= 64) tile(left, a_row, a_deep, right, b_deep, deep, c + m * c_row + n, c_row, add, 4);
-            else tile(left, a_row, a_deep, right, b_deep, deep, c + m * c_row + n, c_row, add, 2);
+/* The `count` lowest of 16 numbers. */
+INSIDE __mmask16 lowest(int64_t count) { return count >= 16 ? 0xFFFF : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
+
+/* C (+)= a tile; of its last registers only what is among `columns`. */
+INSIDE void keep(__m512 sums[TALL][WIDE], float *c, int64_t c_row, int64_t columns, int add, const int tall,
+                 const int wide) {
+#pragma GCC unroll 6
+    for (int m = 0; m < tall; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < wide; n++) {
+            float *to = c + m * c_row + 16 * n;
+            __mmask16 some = lowest(columns - 16 * n);
+            if (add) sums[m][n] = _mm512_add_ps(sums[m][n], _mm512_maskz_loadu_ps(some, to));
+            _mm512_mask_storeu_ps(to, some, sums[m][n]);
         }
 }
 
-/* Packs rows [position][words] for products with as many columns as positions: [block][words][KEYS]. */
-INSIDE void pack_columns(word *to, const word *rows, int64_t count, int64_t words) {
-    for (int64_t block = 0; block < count; block += KEYS)
-        for (int64_t h = 0; h < words; h++)
-            for (int64_t i = 0; i < KEYS; i++)
-                to[(block / KEYS * words + h) * KEYS + i] = rows[(block + i) * words + h];
+/* C (+)= A B for `rows` rows (a multiple of 4) and `columns` columns (of 32); b_next: words to the next 64. */
+INSIDE void product(const word *a, int64_t a_row, int64_t a_deep, const word *b, int64_t b_deep, int64_t b_next,
+                    int64_t deep, float *c, int64_t c_row, int64_t rows, int64_t columns, int add) {
+    __m512 sums[TALL][WIDE];
+    for (int64_t n = 0; n < columns; n += 64)
+        for (int64_t m = 0; m < rows; m += 4) {
+            const word *left = a + m * a_row, *right = b + n / 64 * b_next;
+            if (columns - n >= 64) {
+                tile(sums, left, a_row, a_deep, right, b_deep, deep, 4, 4);
+                keep(sums, c + m * c_row + n, c_row, 64, add, 4, 4);
+            } else {
+                tile(sums, left, a_row, a_deep, right, b_deep, deep, 4, 2);
+                keep(sums, c + m * c_row + n, c_row, 32, add, 4, 2);
+            }
+        }
+}
+
+/* Turns 16 rows of 16 words about their diagonal. */
+INSIDE void turn(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    } /* quarter q of r[4 i + c]: column 4 q + c of rows 4 i to 4 i + 3 */
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        __m512i even = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), odd = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xDD);
+        __m512i even_2 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+        __m512i odd_2 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xDD);
+        t[c] = _mm512_shuffle_i32x4(even, even_2, 0x88);
+        t[4 + c] = _mm512_shuffle_i32x4(odd, odd_2, 0x88);
+        t[8 + c] = _mm512_shuffle_i32x4(even, even_2, 0xDD);
+        t[12 + c] = _mm512_shuffle_i32x4(odd, odd_2, 0xDD);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+/* Packs `count` rows of `words` words, `row` apart, for products with as many columns as rows: [block][words][KEYS],
+   with zeros for rows that the last block lacks. */
+INSIDE void pack_columns(word *to, const word *rows, int64_t count, int64_t words, int64_t row) {
+    for (int64_t first = 0; first < count; first += KEYS)
+        for (int64_t n = first; n < first + KEYS; n += 16)
+            for (int64_t h = 0; h < words; h += 16) {
+                __m512i r[16];
+                __mmask16 some = lowest(words - h);
+#pragma GCC unroll 16
+                for (int i = 0; i < 16; i++) r[i] = _mm512_maskz_loadu_epi32(n + i < count ? some : 0, rows + (n + i) * row + h);
+                turn(r);
+                word *block = to + first * words + n - first;
+                for (int64_t i = 0; i < 16 && h + i < words; i++) _mm512_storeu_si512(block + (h + i) * KEYS, r[i]);
+            }
 }
 
 /* Copies rows first ... first + count of one head, zeros behind the last; `bytes` of one number. */

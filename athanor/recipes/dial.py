@@ -136,7 +136,7 @@ def derived(about: str, config: TransformerConfig, why: str, one_computer: bool 
             "skills": {"conversations": Choice(CONVERSATIONS, "as at nano: the skills are the same")},
             "tokenizer": {"vocabulary": Choice(config.vocabulary, why)},
             "pretrain": pretrain,
-            "finetune": _finetuning(rows, context, rate) | ({} if spread is None else _dividing(spread)),
+            "finetune": _finetuning(rows, context, rate) | ({} if spread is None else _divided_finetuning(spread)),
         },
         spread,
     )
@@ -145,7 +145,6 @@ def derived(about: str, config: TransformerConfig, why: str, one_computer: bool 
 def _spreading(spread: Spread) -> dict[str, Choice]:
     return {
         **_dividing(spread),
-        "recompute": Choice(True, "what layers keep would take several times a device's memory (Chen et al. 2016)"),
         "accumulate": Choice(
             spread.accumulate, f"{spread.devices} devices have room for {spread.rows} rows each; a step has more"
             if spread.accumulate > 1 else f"{spread.devices} devices with {spread.rows} rows each take a step at once",
@@ -155,7 +154,17 @@ def _spreading(spread: Spread) -> dict[str, Choice]:
 
 def _dividing(spread: Spread) -> dict[str, Choice]:
     held = f"{HELD} bytes for every weight have no room on one device of {size(spread.machine.memory)}"
-    return {"engine": Choice("fsdp2", f"{held}: each holds a share (ZeRO, Rajbhandari et al. 2020)")}
+    return {
+        "engine": Choice("fsdp2", f"{held}: each holds a share (ZeRO, Rajbhandari et al. 2020)"),
+        "recompute": Choice(True, "what layers keep would take several times a device's memory (Chen et al. 2016)"),
+    }
+
+
+def _divided_finetuning(spread: Spread) -> dict[str, Choice]:
+    """Fine-tuning on machines that the model has to be divided among; more of them than rows take a row each."""
+    each = f"one for each of {spread.devices:,} devices; the steps are those of {MOST_CHATS} rows"
+    more = {"rows": Choice(spread.devices, each)} if spread.devices > MOST_CHATS else {}
+    return _dividing(spread) | more
 
 
 def _why_rows(rows: int, wanted: float, context: int, whole: bool) -> str:

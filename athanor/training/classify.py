@@ -55,6 +55,16 @@ class ClassifySettings(LoopSettings):
     """Most tokens of a reading; unset: as many as the model has positions."""
     dtype: DtypeName = "float32"
 
+    @pydantic.model_validator(mode="after")
+    def _has_a_meaning(self) -> "ClassifySettings":
+        if self.z_loss and not self.auxiliary:
+            raise ValueError("z_loss keeps the language model's scores from drifting: it needs auxiliary above 0")
+        if self.prompts:
+            raise ValueError(
+                "prompts are gone on with by language models, and a classifier writes nothing: leave it out"
+            )
+        return self
+
 
 def classify(
     settings: ClassifySettings, parents: dict[str, Artifact], folder: Path, progress: Progress
@@ -84,7 +94,7 @@ def classify(
 
     tokens = round(settings.rows * sum(len(one) for each in rows for one in each) / len(rows))
     objective = Objective(
-        batch, classification_loss(task.form, settings.auxiliary), tokens,
+        batch, classification_loss(task.form, settings.auxiliary, settings.z_loss), tokens,
         sources=lambda step: [learnt[number].id for number in order.at(step).tolist()],
         watch=None if settings.watch_every is None else lambda one: look(one, reader, heldout, judged),
         flops=float(tokens * flops_per_token(model.config, max(1, tokens // settings.rows))),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from athanor.data.packing.batches import Batch, Batches
+from athanor.data.packing.batches import Batch, Batches, bounds
 from athanor.data.packing.mixed import MixedBatches
 from athanor.data.packing.pack import document_mark
 from athanor.models.shapes import flops_per_token
@@ -136,8 +136,8 @@ def read_rows(
 
     def read(step: int, rank: int, world: int) -> Any:
         windows = batches.batch(step, rank, world)
-        count = len(windows.ids_BT)
-        batch = rows.draw(windows, row_numbers(seed, step, rank, count), device)
+        first, after = bounds(batches.rows, rank, world)
+        batch = rows.draw(windows, row_numbers(seed, step, first, after - first), device)
         if isinstance(batches, Batches):
             return batch
         sources_BT = torch.from_numpy(batches.sources_of(windows.documents_BT)).to(device)

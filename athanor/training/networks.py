@@ -32,6 +32,7 @@ ONLY_FOR: dict[str, tuple[ObjectiveName, ...]] = {  # settings that have a meani
     **dict.fromkeys(("kv_heads", "experts", "experts_per_token", "expert_hidden", "balance"), ("next_token",)),
     **dict.fromkeys(("fused_loss", "document_mask"), ("next_token",)),
     "prompts": ("next_token", "blank_infilling"),
+    **dict.fromkeys(("recompute", "compile"), ("next_token", "masked", "span_corruption", "blank_infilling")),
 }
 DIVIDING = ("fsdp2", "tensor")  # engines whose processes hold a part of every matrix
 SIDED = ("permutation", "span_corruption")  # networks that are no single Transformer over a row

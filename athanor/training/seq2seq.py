@@ -61,6 +61,13 @@ class Seq2SeqSettings(LoopSettings):
     """Steps between two comparisons of the tasks' gradients; unset: none."""
     dtype: DtypeName = "float32"
 
+    @pydantic.model_validator(mode="after")
+    def _has_a_meaning(self) -> "Seq2SeqSettings":
+        if self.prompts:
+            raise ValueError("prompts are gone on with by language models; what a step of pairs writes of held-out "
+                             f"sources stands in {WRITTEN}: leave it out")  # fmt: skip
+        return self
+
 
 class Pairs(NamedTuple):
     """One task, ready to be learnt."""

@@ -10,6 +10,7 @@ from athanor.training.optimizer import OptimizerName
 from athanor.training.schedule import Shape
 from athanor.training.trackers import TrackerName
 
+TOGETHER = ("tensor", "context")  # engines whose processes all read the same rows
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
@@ -68,11 +69,21 @@ class LoopSettings(Settings):
     tracker: TrackerName = pydantic.Field(default="none", exclude=True)
     """Show the curves in tensorboard, mlflow or wandb as well."""
 
+    @property
+    def pieces(self) -> int:
+        """Shares that a step's rows are computed in, over all processes together."""
+        return self.accumulate * (1 if self.engine in TOGETHER else self.processes)
+
     @pydantic.model_validator(mode="after")
     def _spreads(self) -> "LoopSettings":
         if self.processes > 1 and self.engine == "single":
             raise ValueError(
                 f"processes={self.processes} needs an engine that spreads: ddp, fsdp2, tensor, context, deepspeed"
+            )
+        if self.rows < self.pieces:
+            raise ValueError(
+                f"rows={self.rows} for {self.pieces} pieces (processes times accumulate={self.accumulate}): each piece "
+                f"has one row or more; set rows to {self.pieces} at least"
             )
         if self.engine == "deepspeed" and (self.optimizer != "adamw" or self.average is not None):
             given = f"optimizer={self.optimizer}" if self.optimizer != "adamw" else f"average={self.average}"

@@ -15,7 +15,7 @@ from athanor.base.errors import AthanorError
 from athanor.base.progress import Progress
 from athanor.base.records import read_records
 from athanor.data.instruct.names import HELDOUT, TRAIN
-from athanor.data.packing.batches import Batch
+from athanor.data.packing.batches import Batch, bounds
 from athanor.data.packing.conversations import IdsAndMask, PackedConversations, TooLong, pack_conversations
 from athanor.data.packing.grouped import GroupedConversations, group_conversations
 from athanor.data.packing.mixture import open_batches
@@ -56,8 +56,11 @@ class ChatSettings(NextTokenSettings):
     def _no_documents_beside_groups(self) -> "ChatSettings":
         if self.group_by_length and self.document_rows:
             raise ValueError("group_by_length has rows of many lengths: it goes with document_rows=0")
-        if self.compare_every is not None and not self.document_rows:
-            raise ValueError("compare_every compares conversations with documents: set document_rows")
+        if self.compare_every is not None and self.document_rows < self.pieces:
+            raise ValueError(
+                "compare_every compares conversations with documents in every piece of a step: "
+                f"set document_rows to {self.pieces} at least"
+            )
         return self
 
 
@@ -288,6 +291,9 @@ def mixed_batches(
     def batch(step: int, rank: int, world: int) -> Batch:
         chats = rows.batch(step, settings.rows, settings.seed, rank, world)
         if documents is None:
+            return chats
+        first, after = bounds(count, rank, world)
+        if first == after:  # fewer rows of documents than pieces of a step
             return chats
         texts = documents.batch(step, rank, world)
         pairs = zip(_arrays(chats), _arrays(texts), strict=True)

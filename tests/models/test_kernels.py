@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from athanor.base import native
-from athanor.models import kernels, native_kernels
+from athanor.models import cross_entropy, kernels, native_kernels
 from athanor.models.language import document_starts
+from athanor.models.linear import Linear
 
 TOLERANCE = 1e-5
 SCALE = 0.3  # of scores: not what any head width would give
@@ -206,25 +207,25 @@ def test_mask_never_crosses_a_document():
 def test_loss(rows, z_loss, way):
     targets = torch.randint(0, 50, (rows,))
     assert_equal(
-        lambda h, w: kernels.linear_cross_entropy(h, w, targets, z_loss)[0],
-        lambda h, w: kernels.plain_linear_cross_entropy(h, w, targets, z_loss)[0],
+        lambda h, w: cross_entropy.linear_cross_entropy(h, w, targets, z_loss)[0],
+        lambda h, w: cross_entropy.plain_linear_cross_entropy(h, w, targets, z_loss)[0],
         torch.randn(rows, 16), torch.randn(50, 16),
     )  # fmt: skip
 
 
 def test_loss_without_gradients(way):
     hidden, weight, targets = torch.randn(700, 16), torch.randn(50, 16), torch.randint(0, 50, (700,))
-    total, loss = kernels.plain_linear_cross_entropy(hidden, weight, targets, 0.01)
-    found, losses = kernels.linear_cross_entropy(hidden, weight, targets, 0.01)
+    total, loss = cross_entropy.plain_linear_cross_entropy(hidden, weight, targets, 0.01)
+    found, losses = cross_entropy.linear_cross_entropy(hidden, weight, targets, 0.01)
     assert torch.allclose(found, total, rtol=1e-6) and torch.allclose(losses, loss, rtol=1e-6)
-    trained, each = kernels.linear_cross_entropy(hidden.requires_grad_(), weight, targets, 0.01)
+    trained, each = cross_entropy.linear_cross_entropy(hidden.requires_grad_(), weight, targets, 0.01)
     assert torch.allclose(trained, total, rtol=1e-6) and torch.allclose(each, loss, rtol=1e-5, atol=1e-6)
     assert not each.requires_grad
 
 
 def test_loss_of_impossible_token_is_finite(way):
     hidden = torch.tensor([[1000.0, 0.0]], requires_grad=True)
-    loss, _ = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
+    loss, _ = cross_entropy.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
     loss.backward()
     assert loss.isfinite() and hidden.grad.tolist() == [[1.0, -1.0]]
 
@@ -243,7 +244,7 @@ def test_bf16_training_stays_near_float32():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_without_a_number_is_none(value, way):
     hidden = torch.tensor([[value, 1.0]], requires_grad=True)
-    loss, _ = kernels.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
+    loss, _ = cross_entropy.linear_cross_entropy(hidden, torch.eye(2), torch.tensor([1]))
     assert not loss.isfinite()
 
 
@@ -334,6 +335,73 @@ def test_attention_of_the_library_hides_no_trouble(dtype):
         inputs[place][0, 150, 1, 3] = float("nan")
         y = native_kernels.Attention.apply(*inputs, *mask.ranges, SCALE)
         assert y[0, 150, 1].isnan().any() and not y[0, :128].isnan().any() and not y[0, :, 0].isnan().any()
+
+
+def needs_products(dtype):
+    if not native.available() or not native_kernels.has_products(native_kernels.HALF[dtype]):
+        pytest.skip(f"the C library does not multiply here: {native.describe()}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(64, 32, 32), (130, 34, 66), (2, 300, 128, 1000), (1400, 704, 96)])
+def test_products_of_the_library(shape, threads, dtype):
+    """Result and gradients of a layer within one rounding of what float64 says, also where no tile or panel is full."""
+    needs_products(dtype)
+    layer, dy = Linear(shape[-2], shape[-1]).to(dtype), torch.randn(*shape[:-2], shape[-1]).to(dtype)
+    x = torch.randn(shape[:-1]).to(dtype).requires_grad_()
+    assert native_kernels.can_multiply(x, layer.weight)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        y = layer(x)
+        y.backward(dy)
+    finally:
+        torch.set_num_threads(before)
+    x_64, weight_64, dy_64 = (t.detach().double() for t in (x, layer.weight, dy))
+    product = x_64 @ weight_64.T
+    dweight = dy_64.flatten(0, -2).T @ x_64.flatten(0, -2)
+    last, sums = (2**-8, 1e-6) if dtype == torch.bfloat16 else (2**-22, 2e-6)  # the number's last place, and the sum's
+    found = (y - layer.bias, product), (x.grad, dy_64 @ weight_64), (layer.weight.grad, dweight)
+    for ours, exact in found[1:]:
+        assert bool(((ours - exact).abs() <= last * exact.abs() + sums * exact.abs().max()).all())
+    slack = last * (product.abs() + (product + layer.bias.detach().double()).abs())  # rounded, then the bias is added
+    assert bool(((y - (product + layer.bias)).abs() <= slack + sums * product.abs().max()).all())
+
+
+def test_a_product_is_added_to_what_there_is():
+    needs_products(torch.bfloat16)
+    a, b, total = torch.randn(600, 50).bfloat16(), torch.randn(600, 70).bfloat16(), torch.randn(50, 70)
+    expected = total.double() + a.double().T @ b.double()
+    native_kernels.product_down(a, b, total)
+    assert torch.allclose(total.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_by_products_of_the_library(dtype):
+    """A head that is wide enough for them; more rows than one chunk."""
+    needs_products(dtype)
+    targets, hidden, weight = torch.randint(0, 200, (700,)), torch.randn(700, 64), torch.randn(200, 64) / 8
+    inputs = [hidden.to(dtype), weight.to(dtype)]
+    assert native_kernels.can_multiply(*inputs)
+    found = gradients(lambda h, w: cross_entropy.linear_cross_entropy(h, w, targets)[0], inputs)
+    exact = gradients(
+        lambda h, w: cross_entropy.plain_linear_cross_entropy(h, w, targets)[0], [x.double() for x in inputs]
+    )
+    tolerance = 0.01 if dtype == torch.bfloat16 else 1e-5
+    for ours, theirs in zip(found, exact, strict=True):
+        assert float((ours - theirs).norm() / theirs.norm()) < tolerance
+
+
+def test_frozen_weights_and_frozen_inputs_get_no_gradient():
+    needs_products(torch.float32)
+    layer, x = Linear(64, 64), torch.randn(64, 64, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None and torch.allclose(x.grad, layer.weight.sum(0).expand(64, 64), atol=1e-5)
+    layer.weight.requires_grad_(True)
+    layer(x.detach()).sum().backward()
+    assert torch.allclose(layer.weight.grad, x.detach().sum(0).expand(64, 64), atol=1e-4)
 
 
 def test_adding_halves():

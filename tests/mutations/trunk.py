@@ -52,6 +52,22 @@ CHANGES = (
         "split_and_rotate",
     ),
     Change(
+        "the gradient of a layer's input is a product with the turned weight",
+        "models/native_kernels.py",
+        "product(dy, weight, torch.empty_like(x), turned=0)",
+        "product(dy, weight.t().contiguous(), torch.empty_like(x), turned=0)",
+        KERNELS,
+        "products_of_the_library",
+    ),
+    Change(
+        "a product forgets what was there",
+        "models/native_kernels.py",
+        "int(total is not None)",
+        "0",
+        KERNELS,
+        "added_to_what",
+    ),
+    Change(
         "pairs are halves where they should be neighbours",
         "models/kernels.py",
         "return turned[..., 0::2], turned[..., 1::2], rest",
@@ -370,7 +386,7 @@ CHANGES = (
     ),
     Change(
         "the gradient of the loss forgets the target",
-        "models/kernels.py",
+        "models/cross_entropy.py",
         "p_X1 - 1)",
         "p_X1)",
         KERNELS,
@@ -378,8 +394,8 @@ CHANGES = (
     ),
     Change(
         "only the last rows of logits have a gradient",
-        "models/kernels.py",
-        "add(dweight_VD, dlogits_XV.t() @ hidden_XD[rows])",
+        "models/cross_entropy.py",
+        "add(dweight_VD, dlogits_XV.t() @ given_XD)",
         "dweight_VD = (dlogits_XV.t() @ hidden_XD[rows]).float()",
         KERNELS,
         "test_loss",

@@ -54,6 +54,8 @@ def test_large_scales_have_the_size_of_their_models_and_spread_over_machines(sca
     spread = planned_spread(plan)
     assert spread is not None and spread.devices == 8 * spread.machines and settings.engine == "fsdp2"
     assert settings.rows == spread.devices * spread.rows * spread.accumulate
+    tuning = next(one.settings for one in plan if one.name == "finetune")
+    assert tuning.rows >= spread.devices and tuning.engine == "fsdp2" and tuning.recompute
     assert spread.needs.divided == pytest.approx(HELD * count / spread.devices, rel=1e-6)
     assert spread.needs.total < 0.9 * 80e9
     least = 6 * count * 20 * count / (0.4 * 312e12 * spread.devices)

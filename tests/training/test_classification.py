@@ -21,6 +21,7 @@ from athanor.models.language import LanguageModel
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
+from athanor.training.classify import ClassifySettings
 from athanor.training.correctness import correlation, figures_of, macro_f1, ranks
 from athanor.training.objectives.classification import (
     ReadingBatch,
@@ -30,6 +31,7 @@ from athanor.training.objectives.classification import (
     judge,
     readings,
 )  # fmt: skip
+from athanor.training.techniques import apply_techniques
 from tests.training.stopping import files_of, stopped_again_and_again
 
 CPU = torch.device("cpu")
@@ -130,6 +132,42 @@ def test_numbers_are_learnt_by_their_squared_error() -> None:
     scores = judge(model, "similarity", model.language.hidden(rows.ids_RT), rows).squeeze(1)
     total = classification_loss("similarity", 0.0)(model, rows).total
     torch.testing.assert_close(total, (scores - torch.tensor([0.5, 4.0, 2.0])).square().sum())
+
+
+def test_z_loss_is_of_the_language_models_scores() -> None:
+    """1e-4 times the squared logarithm of the softmax's sum of every token, in the mean over a reading (PaLM)."""
+    model, rows = network(2), batch("entailment", PAIRS, [1, 0, 1])
+    with torch.no_grad():
+        sums_RT = model.language(rows.ids_RT).logsumexp(-1)
+    own = sum(
+        float(sums_T[mask_T].square().mean()) for sums_T, mask_T in zip(sums_RT, rows.targets_RT >= 0, strict=True)
+    )
+    more, plain = (
+        float(classification_loss("entailment", 0.5, share)(model, rows).total.detach()) for share in (0.1, 0.0)
+    )
+    assert more - plain == pytest.approx(0.5 * 0.1 * own, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"z_loss": 1e-4, "auxiliary": 0}, "z_loss .* needs auxiliary"),
+        ({"prompts": ["a"], "watch_every": 1}, "prompts"),
+        ({"accumulate": 9}, "rows=8 for 9 pieces"),
+    ],
+)
+def test_a_setting_without_a_meaning_is_refused(wrong: dict[str, object], told: str) -> None:
+    with pytest.raises(AthanorError, match=told):
+        parse_settings(ClassifySettings, {"steps": 4, "rows": 8, "learning_rate": 0.1, **wrong}, "classify")
+
+
+def test_neftune_reaches_the_embedding_of_a_classifier() -> None:
+    model, rows = network(2), batch("entailment", PAIRS, [1, 0, 1])
+    apply_techniques(model, ClassifySettings(steps=1, rows=1, learning_rate=0.1, neftune=5.0))
+    loss = classification_loss("entailment")
+    noisy = [float(loss(model, rows).total.detach()) for _ in range(2)]
+    assert noisy[0] != noisy[1]
+    assert float(loss(model.eval(), rows).total) == float(loss(model, rows).total)
 
 
 @pytest.mark.parametrize("form", ["similarity", "choice"])

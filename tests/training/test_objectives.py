@@ -125,6 +125,9 @@ def test_the_checkpoint_comes_back(name: str, tmp_path: Path) -> None:
         ({"objective": "permutation", "share": 0.2}, "share"),
         ({"objective": "masked", "prompts": ["a"], "watch_every": 1}, "prompts"),
         ({"objective": "masked_token"}, "masked"),
+        ({"objective": "permutation", "recompute": True}, "recompute=True has no meaning with objective: permutation"),
+        ({"accumulate": 9}, "rows=8 for 9 pieces"),
+        ({"accumulate": 2, "processes": 3, "engine": "ddp", "rows": 5}, "set rows to 6 at least"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(values: dict[str, object], told: str) -> None:

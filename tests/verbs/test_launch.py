@@ -37,6 +37,7 @@ def check_torchrun(words: list[str], nodes: int, processes: int) -> Any:
     overrides = [word for word in said.training_script_args[2:] if "=" in word]
     plan = {step.name: step.settings for step in plan_recipe(load_recipe("quickstart", overrides))}
     assert plan["pretrain"].engine == plan["finetune"].engine == "fsdp2"
+    assert all(plan[name].rows >= nodes * processes for name in ("pretrain", "finetune")), "a row for each process"
     return said
 
 
@@ -130,6 +131,7 @@ def test_an_engine_that_was_named_stays() -> None:
         (("--on", "slurm", "--hours", "nan", *SHARED), "--hours nan"),
         (("--on", "slurm", "--engine", "deepspeed", *SHARED), "engine=deepspeed with optimizer=muon"),
         (("--on", "slurm", "--engine", "tensor", "--gpus", "7", *SHARED), "among processes=7"),
+        (("--on", "slurm", "--gpus", "8", "pretrain.rows=7", *SHARED), "rows=7 for 8 pieces"),
     ],
 )
 def test_what_is_missing_or_too_much_is_refused(words: tuple[str, ...], expected: str) -> None:

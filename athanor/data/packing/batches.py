@@ -84,21 +84,25 @@ class Shuffle:
         return (right << bits) | left
 
 
+def bounds(rows: int, rank: int, world: int) -> tuple[int, int]:
+    """The first of a step's rows that one rank reads, and the one after its last: shares differ by one row at most."""
+    return rank * rows // world, (rank + 1) * rows // world
+
+
 def share_of(step: int, rows: int, rank: int, world: int) -> Numbers:
     """The places of the endless order that one rank reads at a step of `rows` rows.
 
     Raises:
-        AthanorError: there is no such rank, or the rows cannot be shared by so many.
+        AthanorError: there is no such rank, or there are fewer rows than ranks.
     """
     if not 0 <= rank < world:
         raise AthanorError(f"rank={rank} of world={world}", allowed=f"0 to {world - 1}")
-    if rows % world:
+    if rows < world:
         raise AthanorError(
-            f"{rows} rows per step cannot be divided into {world} pieces (processes times accumulate)",
-            allowed=f"a multiple of {world}",
+            f"{rows} rows per step for {world} pieces (processes times accumulate)", allowed=f"at least {world} rows"
         )
-    first = step * rows + rank * (rows // world)
-    return np.arange(first, first + rows // world, dtype=np.int64)
+    first, after = bounds(rows, rank, world)
+    return step * rows + np.arange(first, after, dtype=np.int64)
 
 
 class Rows:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from athanor.base.errors import AthanorError
-from athanor.data.packing.batches import IGNORED, Batch, Numbers, Rows
+from athanor.data.packing.batches import IGNORED, Batch, Numbers, Rows, bounds
 from athanor.data.packing.conversations import IdsAndMask, TooLong, fit
 
 WIDTHS = 8  # a step's width is a multiple of this: products of odd sizes are slower
@@ -46,11 +46,7 @@ class GroupedConversations:
 
     def batch(self, step: int, rows: int, seed: int = 0, rank: int = 0, world: int = 1) -> Batch:
         """The share of `rank` in the `rows` rows of `step`: a pure function of these numbers."""
-        if rows % world:
-            raise AthanorError(
-                f"{rows} rows per step cannot be divided into {world} pieces (processes times accumulate)",
-                allowed=f"a multiple of {world}",
-            )
+        mine = slice(*bounds(rows, rank, world))
         group = self._group(step, seed)
         shape = (rows, self._width(group))
         ids_BT, targets_BT = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED, dtype=np.int64)
@@ -60,7 +56,6 @@ class GroupedConversations:
             ids_BT[row, : len(ids)] = ids
             documents_BT[row, : len(ids)] = 0
             targets_BT[row, : len(ids) - 1] = np.where(mask[1:], ids[1:], IGNORED)
-        mine = slice(rank * rows // world, (rank + 1) * rows // world)
         return Batch(ids_BT[mine], targets_BT[mine], documents_BT[mine])
 
     def members(self, step: int, rows: int, seed: int = 0) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from athanor.base.errors import AthanorError
 from athanor.recipes.recipe import Recipe
@@ -49,7 +50,8 @@ class Launch:
 
 
 def with_engine(recipe: Recipe, engine: str, overrides: Sequence[str], processes: int) -> list[str]:
-    """The overrides, and the engine for every step that can spread and that nothing was said about.
+    """The overrides, and for every step that can spread what nothing was said about: the engine, and a row for each
+    process where the dial chose fewer.
 
     Raises:
         AthanorError: a setting is unknown or out of range, does not go with the engine or so many processes, or no step
@@ -60,6 +62,14 @@ def with_engine(recipe: Recipe, engine: str, overrides: Sequence[str], processes
     able = [row for row in recipe.steps if "engine" in step_named(row.do).settings_class().model_fields]
     if not able:
         raise AthanorError(f"no step of {recipe.name} spreads over processes", fix="run it on one machine: athanor run")
-    for row in able:  # refused here, not hours later when the cluster has room
-        settings_of(replace(row, settings={"engine": engine, **row.settings, "processes": processes}), recipe)
-    return [*overrides, *(f"{row.name}.engine={engine}" for row in able if "engine" not in row.settings)]
+    more = []
+    for row in able:
+        told: dict[str, Any] = {} if "engine" in row.settings else {"engine": engine}
+        settings, chosen = settings_of(row, recipe)
+        spread: Any = settings.model_copy(update={**told, "processes": processes})
+        if "rows" in chosen and spread.rows < spread.pieces:
+            told["rows"] = spread.pieces
+        # refused here, not hours later when the cluster has room
+        settings_of(replace(row, settings={**row.settings, **told, "processes": processes}), recipe)
+        more += [f"{row.name}.{key}={value}" for key, value in told.items()]
+    return [*overrides, *more]

@@ -20,6 +20,7 @@ from torch.autograd import Function
 from athanor.base.errors import AthanorError
 from athanor.models.attention import Attention, Cache, CrossAttention
 from athanor.models.feedforward import FeedForward
+from athanor.models.linear import Linear, linear
 from athanor.models.outline import drawn_weights, fill, made_real
 from athanor.models.transformer import Transformer
 from athanor.training.engines.cut import Cut
@@ -55,18 +56,18 @@ class Leave(Function):
         return dy
 
 
-class ByColumns(nn.Linear):
+class ByColumns(Linear):
     """A product of which this process makes some outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(Enter.apply(x), self.weight, self.bias)
+        return super().forward(Enter.apply(x))
 
 
-class ByRows(nn.Linear):
+class ByRows(Linear):
     """A product of which this process reads some inputs; the number it adds is added once, to the sum."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = Leave.apply(nn.functional.linear(x, self.weight))
+        y = Leave.apply(linear(x, self.weight))
         return y if self.bias is None else y + self.bias
 
 
@@ -89,10 +90,10 @@ class Tensors(Processes):
         self.hooks: list[Any] = []
         drawn = drawn_weights(scored.model)
         for home, module in scored.model.named_modules():
-            for name, linear, kind, cut in self._divisions(module):
-                if type(linear) is not nn.Linear:
-                    raise NotImplementedError(f"engine=tensor cannot divide {type(linear).__name__} yet (SPEC R3)")
-                self._divide(scored.model, f"{home}.{name}", linear, kind, cut)
+            for name, product, kind, cut in self._divisions(module):
+                if type(product) not in (Linear, nn.Linear):
+                    raise NotImplementedError(f"engine=tensor cannot divide {type(product).__name__} yet (SPEC R3)")
+                self._divide(scored.model, f"{home}.{name}", product, kind, cut)
             if isinstance(module, Attention | CrossAttention):
                 self._take_heads(module)
             if isinstance(module, Transformer):
@@ -117,7 +118,7 @@ class Tensors(Processes):
         for hook in self.hooks:
             hook.remove()
 
-    def _divisions(self, module: nn.Module) -> Iterator[tuple[str, nn.Module, type[nn.Linear], Cut]]:
+    def _divisions(self, module: nn.Module) -> Iterator[tuple[str, nn.Module, type[Linear], Cut]]:
         """(name, product, how, cut) of the products of one layer."""
         if isinstance(module, Transformer):
             self._check(module)
@@ -146,14 +147,14 @@ class Tensors(Processes):
                     fix="use fewer processes, or engine=fsdp2",
                 )
 
-    def _divide(self, model: nn.Module, name: str, linear: nn.Linear, kind: type[nn.Linear], cut: Cut) -> None:
-        self.before.append((linear, {"__class__": type(linear)}))
-        for part, weight in list(linear.named_parameters()):
+    def _divide(self, model: nn.Module, name: str, product: nn.Linear, kind: type[Linear], cut: Cut) -> None:
+        self.before.append((product, {"__class__": type(product)}))
+        for part, weight in list(product.named_parameters()):
             if part == "bias" and kind is ByRows:
                 continue
             self.cuts[f"{name}.{part}"] = cut
             set_parameter(model, f"{name}.{part}", cut.take(weight.detach(), self.place), weight.requires_grad)
-        linear.__class__ = kind
+        product.__class__ = kind
 
     def _take_heads(self, attention: Attention | CrossAttention) -> None:
         """Let a layer know of its own heads only, and let the norms they share learn from all."""

@@ -108,12 +108,15 @@ def judge(model: Classifier, form: Form, hidden_RTD: Tensor, batch: ReadingBatch
     return scores_EC.index_put((batch.example_R, place_R), score_R)
 
 
-def classification_loss(form: Form, auxiliary: float = AUXILIARY) -> Callable[[nn.Module, ReadingBatch], Loss]:
+def classification_loss(
+    form: Form, auxiliary: float = AUXILIARY, z_loss: float = 0.0
+) -> Callable[[nn.Module, ReadingBatch], Loss]:
     """L3 of a `Classifier`, counted in examples.
 
     Args:
         auxiliary: lambda, the share of the language model's loss: a mean over the tokens of a reading, and over the
             readings of an example, as in the published code.
+        z_loss: of the language model's scores, see `kernels.linear_cross_entropy`.
     """
 
     def loss(model: nn.Module, batch: ReadingBatch) -> Loss:
@@ -127,14 +130,14 @@ def classification_loss(form: Form, auxiliary: float = AUXILIARY) -> Callable[[n
         count = torch.tensor(len(batch.labels_E), device=task.device)
         if not auxiliary:
             return Loss(task, count)
-        language = language_loss(model, hidden_RTD, batch)
+        language = language_loss(model, hidden_RTD, batch, z_loss)
         parts = {"task": (task.detach(), count), "language": (language.detach(), count)}
         return Loss(task + auxiliary * language, count, parts)
 
     return loss
 
 
-def language_loss(model: Classifier, hidden_RTD: Tensor, batch: ReadingBatch) -> Tensor:
+def language_loss(model: Classifier, hidden_RTD: Tensor, batch: ReadingBatch, z_loss: float = 0.0) -> Tensor:
     """L1: each example's mean over its readings of the mean loss of a token; summed over the examples.
 
     A token counts 1 / (tokens of its reading, times readings of its example), so readings of equal weight are scored
@@ -146,5 +149,5 @@ def language_loss(model: Classifier, hidden_RTD: Tensor, batch: ReadingBatch) ->
     total = hidden_RTD.new_zeros((), dtype=torch.float32)
     for weight in weight_R.unique():
         rows_R = weight_R == weight
-        total = total + weight * model.language.score(hidden_RTD[rows_R], batch.targets_RT[rows_R]).total
+        total = total + weight * model.language.score(hidden_RTD[rows_R], batch.targets_RT[rows_R], z_loss).total
     return total

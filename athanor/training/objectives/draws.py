@@ -20,9 +20,9 @@ Span = tuple[int, int]  # first position, and the position after the last
 Flags = NDArray[np.bool_]
 
 
-def row_numbers(seed: int, step: int, rank: int, rows: int) -> list[np.random.Generator]:
-    """Random numbers for each of the `rows` rows of one rank's share of a step."""
-    return [np.random.default_rng((seed, step, rank * rows + row)) for row in range(rows)]
+def row_numbers(seed: int, step: int, first: int, rows: int) -> list[np.random.Generator]:
+    """Random numbers for each of `rows` rows of a step, from its row `first` on."""
+    return [np.random.default_rng((seed, step, first + row)) for row in range(rows)]
 
 
 def padding(batch: Batch) -> Flags:

@@ -106,7 +106,7 @@ def masked_loss(
     """The loss of a `TextEncoder`.
 
     Args:
-        z_loss: see `kernels.linear_cross_entropy`.
+        z_loss: see `cross_entropy.linear_cross_entropy`.
         sources: names of the sources whose losses are told apart.
     """
 

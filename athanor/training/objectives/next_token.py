@@ -63,7 +63,7 @@ def next_token_loss(
 
     Args:
         balance: share of the loss that keeps experts evenly used; None: 0.01 where there are experts.
-        z_loss: see `kernels.linear_cross_entropy`.
+        z_loss: see `cross_entropy.linear_cross_entropy`.
         sources: names of the sources whose losses are told apart.
         fused, document_mask: see `NextTokenSettings`.
 

@@ -81,7 +81,7 @@ def sequence_loss(smoothing: float = 0.0, z_loss: float = 0.0) -> Callable[[nn.M
 
     Args:
         smoothing: e; the part reported as `plain` is without it.
-        z_loss: see `kernels.linear_cross_entropy`.
+        z_loss: see `cross_entropy.linear_cross_entropy`.
     """
 
     def loss(model: nn.Module, batch: PairBatch) -> Loss:

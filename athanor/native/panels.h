@@ -1,0 +1,124 @@
+/* The loops of product.h. What includes this defines before: what wide.h wants; `number`; NUMBERS, how many a word
+   holds; words_down(a, row, some), the words of 16 numbers and of those below them in the next row where a word holds
+   two; put(to, some, sums), which rounds 16 sums. */
+
+#ifndef ATHANOR_PANELS_H
+#define ATHANOR_PANELS_H
+
+#include "product.h"
+
+#define PANEL 64                 /* columns */
+#define NEAR 65536               /* words that a core's own cache holds beside the panel that is read */
+#define SLICE 262144             /* words of panels at a time */
+#define DEEP 256                 /* words of a sum before it is added to memory, where rows are far apart */
+#define STRIP 48                 /* columns of the left factor side by side: whole tiles, whole registers */
+#define AT_ONCE (4 * STRIP)
+#define AHEAD 8 /* words that are fetched before they are packed */
+
+/* Scratch memory that begins where a line of the cache does; free what is in *given. */
+static word *scratch(int64_t words, void **given) {
+    *given = malloc((size_t)words * 4 + 64);
+    return *given ? (word *)(((uintptr_t)*given + 63) / 64 * 64) : NULL;
+}
+
+/* Packs rows of words whose numbers stand one below the other: panels [columns / 64][deep][64]. */
+INSIDE void pack_down(word *to, const number *from, int64_t row, int64_t deep, int64_t columns) {
+    for (int64_t n = 0; n < columns; n += PANEL)
+        for (int64_t d = 0; d < deep; d++)
+            for (int64_t i = 0; i < PANEL; i += 16)
+                _mm512_storeu_si512(to + n * deep + d * PANEL + i,
+                                    words_down(from + d * NUMBERS * row + n + i, row, lowest(columns - n - i)));
+}
+
+/* One tile: rounded to y, or (+)= sums. */
+INSIDE void one(const word *a, int64_t a_row, int64_t a_deep, const word *panel, int64_t deep, float *sums, number *y,
+                int64_t y_row, int64_t columns, int add, const int tall) {
+    __m512 got[TALL][WIDE];
+    if (add)
+        for (int m = 0; m < tall; m++)
+            for (int n = 0; n < WIDE; n++) _mm_prefetch((const char *)(sums + m * y_row + 16 * n), _MM_HINT_T0);
+    tile(got, a, a_row, a_deep, panel, PANEL, deep, tall, WIDE);
+    if (sums) {
+        keep(got, sums, y_row, columns, add, tall, WIDE);
+        return;
+    }
+#pragma GCC unroll 6
+    for (int m = 0; m < tall; m++)
+#pragma GCC unroll 4
+        for (int n = 0; n < WIDE; n++) put_some(y + m * y_row + 16 * n, lowest(columns - 16 * n), got[m][n]);
+}
+
+/* All tiles of some rows and one panel; a_next: words to the left factor of the next tile. */
+INSIDE void column_of_tiles(const word *a, int64_t a_row, int64_t a_deep, int64_t a_next, const word *panel, int64_t deep,
+                            float *sums, number *y, int64_t y_row, int64_t rows, int64_t columns, int add) {
+    for (int64_t m = 0; m < rows; m += TALL, a += a_next) {
+        float *here = sums ? sums + m * y_row : NULL;
+        number *there = y ? y + m * y_row : NULL;
+        switch (rows - m) {
+        case 1: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, 1); break;
+        case 2: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, 2); break;
+        case 3: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, 3); break;
+        case 4: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, 4); break;
+        case 5: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, 5); break;
+        default: one(a, a_row, a_deep, panel, deep, here, there, y_row, columns, add, TALL);
+        }
+    }
+}
+
+INSIDE int64_t multiply(const number *a, const number *b, number *y, int64_t first, int64_t last, int64_t numbers,
+                        int64_t columns, int64_t turned) {
+    int64_t deep = numbers / NUMBERS, least = SLICE / deep / PANEL * PANEL, wide = least > PANEL ? least : PANEL;
+    int64_t block = NEAR / deep / TALL * TALL;
+    block = block > 4 * TALL ? block : 4 * TALL;
+    void *memory;
+    word *panels = scratch(deep * wide, &memory);
+    if (!panels) return OUT_OF_MEMORY;
+    for (int64_t from = 0; from < columns; from += wide) {
+        int64_t slice = columns - from < wide ? columns - from : wide;
+        if (turned) pack_columns(panels, (const word *)(b + from * numbers), slice, deep, deep);
+        else pack_down(panels, b + from, columns, deep, slice);
+        for (int64_t m = first; m < last; m += block)
+            for (int64_t n = 0; n < slice; n += PANEL)
+                column_of_tiles((const word *)(a + m * numbers), deep, 1, TALL * deep, panels + n * deep, deep, NULL,
+                                y + m * columns + from + n, columns, last - m < block ? last - m : block, slice - n, 0);
+    }
+    free(memory);
+    return 0;
+}
+
+INSIDE int64_t multiply_down(const number *a, const number *b, float *sums, number *y, int64_t first, int64_t last,
+                             int64_t rows, int64_t a_columns, int64_t columns, int64_t add) {
+    int64_t padded = (columns + PANEL - 1) / PANEL * PANEL;
+    void *memory;
+    word *panels = scratch(DEEP * (padded + AT_ONCE), &memory), *strips = panels + DEEP * padded;
+    if (!panels) return OUT_OF_MEMORY;
+    for (int64_t m = 0; m < rows; m += DEEP * NUMBERS) {
+        int64_t deep = rows - m < DEEP * NUMBERS ? (rows - m) / NUMBERS : DEEP;
+        pack_down(panels, b + m * columns, columns, deep, columns);
+        for (int64_t i = first; i < last; i += AT_ONCE) {
+            int64_t count = last - i < AT_ONCE ? last - i : AT_ONCE;
+            for (int64_t d = 0; d < deep; d++)
+                for (int64_t j = 0; j < count; j += 16) {
+                    const number *from = a + (m + d * NUMBERS) * a_columns + i + j;
+                    for (int64_t ahead = 0; ahead < NUMBERS; ahead++) /* the processor does not foresee such strides */
+                        _mm_prefetch((const char *)(from + (AHEAD * NUMBERS + ahead) * a_columns), _MM_HINT_T0);
+                    _mm512_storeu_si512(strips + j / STRIP * STRIP * deep + d * STRIP + j % STRIP,
+                                        words_down(from, a_columns, lowest(count - j)));
+                }
+            for (int64_t n = 0; n < columns; n += PANEL)
+                for (int64_t j = 0; j < count; j += STRIP)
+                    column_of_tiles(strips + j * deep, 1, STRIP, TALL, panels + n * deep, deep,
+                                    sums + (i + j) * columns + n, NULL, columns, count - j < STRIP ? count - j : STRIP,
+                                    columns - n, add || m);
+        }
+    }
+    free(memory);
+    if (y)
+        for (int64_t i = first * columns; i < last * columns; i += 16) {
+            __mmask16 some = lowest(last * columns - i);
+            put_some(y + i, some, _mm512_maskz_loadu_ps(some, sums + i));
+        }
+    return 0;
+}
+
+#endif
