@@ -248,8 +248,13 @@ def has_registers(half: int) -> bool:
 def can_attend(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> bool:
     """Whether `Attention` knows these heads."""
     inputs = (q_BTNH, k_BTKH, v_BTKH)
-    whole = all(x.stride(-1) == 1 for x in inputs) and q_BTNH.shape[-1] % 32 == 0
+    whole = all(in_pairs(x) for x in inputs) and q_BTNH.shape[-1] % 32 == 0
     return whole and usable(*inputs) and has_registers(HALF[q_BTNH.dtype])
+
+
+def in_pairs(x_BTNH: Tensor) -> bool:
+    """Whether numbers of a head lie side by side, and each head begins where a pair of them may."""
+    return x_BTNH.stride(-1) == 1 and all(step % 2 == 0 for step in x_BTNH.stride()[:3])
 
 
 class Attention(Function):
@@ -291,7 +296,7 @@ def attend_back(
     end_BT: Tensor, dy_BTNH: Tensor, dq_BTNH: Tensor, dk_BTKH: Tensor, dv_BTKH: Tensor, scale: float,
 ) -> None:  # fmt: skip
     """Write the gradients of q, k and v to the last three tensors."""
-    dy_BTNH = dy_BTNH if dy_BTNH.stride(-1) == 1 else dy_BTNH.contiguous()
+    dy_BTNH = dy_BTNH if in_pairs(dy_BTNH) else dy_BTNH.contiguous()
     heads = (q_BTNH, k_BTKH, v_BTKH, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH)
     share_heads("athanor_attention_back", (*heads, strides(*heads), y_BTNH, log_sum_BNT, first_BT, end_BT), scale)
 

@@ -5,6 +5,7 @@
    A block of a row is widened to float32 in a buffer that the nearest cache holds, computed, and rounded back to the
    nearest even number. The plain formulas stand in athanor/models/kernels.py. */
 
+#include "layers.h"
 #include "numbers.h"
 
 /* One version of a function for each width of registers; which one runs is decided when the library is opened. */
@@ -29,6 +30,7 @@
 /* y = x r weight with r = 1 / sqrt(mean(x^2) + eps), which is kept for the way back. */
 WIDE EXPORT int64_t athanor_rms_norm(const void *x, const void *weight, void *y, float *inverse, int64_t first,
                                      int64_t last, int64_t width, double eps, int64_t half) {
+    BY_REGISTERS(rms_norm, x, weight, y, inverse, first, last, width, (float)eps);
     float *row = malloc((size_t)width * 8), *scale = row + width;
     if (!row) return OUT_OF_MEMORY;
     get(scale, weight, 0, width, half);
@@ -47,6 +49,7 @@ WIDE EXPORT int64_t athanor_rms_norm(const void *x, const void *weight, void *y,
 WIDE EXPORT int64_t athanor_rms_norm_back(const void *x, const void *weight, const float *inverse, const void *dy,
                                           void *dx, float *dweight, int64_t first, int64_t last, int64_t width,
                                           int64_t half) {
+    BY_REGISTERS(rms_norm_back, x, weight, inverse, dy, dx, dweight, first, last, width);
     float *normal = malloc((size_t)width * 12), *g = normal + width, *scale = g + width;
     if (!normal) return OUT_OF_MEMORY;
     get(scale, weight, 0, width, half);
@@ -69,6 +72,7 @@ WIDE EXPORT int64_t athanor_rms_norm_back(const void *x, const void *weight, con
 
 /* y = silu(gate) up, where a row of x is gate and up side by side. */
 WIDE EXPORT int64_t athanor_swiglu(const void *x, void *y, int64_t first, int64_t last, int64_t hidden, int64_t half) {
+    BY_REGISTERS(swiglu, x, y, first, last, hidden);
     float gate[BLOCK], up[BLOCK];
     for (int64_t n = first; n < last; n++)
         for (int64_t start = 0; start < hidden; start += BLOCK) {
@@ -84,6 +88,7 @@ WIDE EXPORT int64_t athanor_swiglu(const void *x, void *y, int64_t first, int64_
 /* With s = sigmoid(gate): dup = dy gate s, dgate = dy up s (1 + gate (1 - s)). */
 WIDE EXPORT int64_t athanor_swiglu_back(const void *x, const void *dy, void *dx, int64_t first, int64_t last,
                                         int64_t hidden, int64_t half) {
+    BY_REGISTERS(swiglu_back, x, dy, dx, first, last, hidden);
     float gate[BLOCK], up[BLOCK], d[BLOCK];
     for (int64_t n = first; n < last; n++)
         for (int64_t start = 0; start < hidden; start += BLOCK) {
@@ -131,6 +136,8 @@ WIDE EXPORT int64_t athanor_rotate(const void *x, void *y, const float *cosine, 
                                    int64_t last, int64_t length, int64_t heads, int64_t size, int64_t turns,
                                    int64_t x_row, int64_t x_step, int64_t x_head, int64_t y_row, int64_t y_step,
                                    int64_t y_head, int64_t angle_row, int64_t sign, int64_t half) {
+    BY_REGISTERS(rotate, x, y, cosine, sine, first, last, length, heads, size, turns, x_row, x_step, x_head, y_row, y_step,
+                 y_head, angle_row, (float)sign);
     for (int64_t n = first; n < last; n++) {
         int64_t row = n / length, place = n % length;
         const float *c = cosine + row * angle_row + place * turns, *s = sine + row * angle_row + place * turns;
@@ -148,6 +155,7 @@ WIDE EXPORT int64_t athanor_rotate(const void *x, void *y, const float *cosine, 
    log_sum[n] = log(sum(exp(logits))); with z > 0 the gradient is that of loss + z log_sum^2. */
 WIDE EXPORT int64_t athanor_cross_entropy(void *logits, const int64_t *targets, float *loss, float *log_sum,
                                           int64_t first, int64_t last, int64_t vocabulary, double z, int64_t half) {
+    BY_REGISTERS(cross_entropy, logits, targets, loss, log_sum, first, last, vocabulary, (float)z);
     float *row = malloc((size_t)vocabulary * 4);
     if (!row) return OUT_OF_MEMORY;
     for (int64_t n = first; n < last; n++) {

@@ -1,6 +1,5 @@
-/* The loops of product.h. What includes this defines before: what wide.h wants; `number`; NUMBERS, how many a word
-   holds; words_down(a, row, some), the words of 16 numbers and of those below them in the next row where a word holds
-   two; put(to, some, sums), which rounds 16 sums. */
+/* The loops of product.h, for the numbers of pairs.h or floats.h, which what includes this includes before; OF(name) is
+   what a function is called. */
 
 #ifndef ATHANOR_PANELS_H
 #define ATHANOR_PANELS_H
@@ -65,8 +64,10 @@ INSIDE void column_of_tiles(const word *a, int64_t a_row, int64_t a_deep, int64_
     }
 }
 
-INSIDE int64_t multiply(const number *a, const number *b, number *y, int64_t first, int64_t last, int64_t numbers,
-                        int64_t columns, int64_t turned) {
+FAST int64_t OF(product)(const void *left, const void *right, void *result, int64_t first, int64_t last,
+                         int64_t numbers, int64_t columns, int64_t turned) {
+    const number *a = left, *b = right;
+    number *y = result;
     int64_t deep = numbers / NUMBERS, least = SLICE / deep / PANEL * PANEL, wide = least > PANEL ? least : PANEL;
     int64_t block = NEAR / deep / TALL * TALL;
     block = block > 4 * TALL ? block : 4 * TALL;
@@ -86,8 +87,10 @@ INSIDE int64_t multiply(const number *a, const number *b, number *y, int64_t fir
     return 0;
 }
 
-INSIDE int64_t multiply_down(const number *a, const number *b, float *sums, number *y, int64_t first, int64_t last,
-                             int64_t rows, int64_t a_columns, int64_t columns, int64_t add) {
+FAST int64_t OF(product_down)(const void *left, const void *right, float *sums, void *result, int64_t first,
+                              int64_t last, int64_t rows, int64_t a_columns, int64_t columns, int64_t add) {
+    const number *a = left, *b = right;
+    number *y = result;
     int64_t padded = (columns + PANEL - 1) / PANEL * PANEL;
     void *memory;
     word *panels = scratch(DEEP * (padded + AT_ONCE), &memory), *strips = panels + DEEP * padded;

@@ -28,9 +28,9 @@ class DividedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One update of every matrix, as many at a time as there are processes."""
+        """One update of every matrix that has a gradient, as many at a time as there are processes."""
         group = self.param_groups[0]
-        pairs = list(zip(self.names, group["params"], strict=True))
+        pairs = [(name, part) for name, part in zip(self.names, group["params"], strict=True) if part.grad is not None]
         for first in range(0, len(pairs), self.engine.places):
             turn = pairs[first : first + self.engine.places]
             updates = [self.engine.whole(name, self._nesterov(part)) for name, part in turn]

@@ -74,7 +74,7 @@ def step_at(
         torch.manual_seed(noise_seed(settings.seed, step, piece))
         loss = objective.loss(model, objective.batch(step, piece, settings.accumulate))
         loss.total.backward()
-        optimizer.collect()
+        optimizer.collect(last=piece == settings.accumulate - 1)
         total, count = total + float(loss.total.detach()), count + int(loss.count)
     scale = 1 / max(1, count)
     norm = optimizer.norm(scale)

@@ -126,10 +126,11 @@ def gradients(run: Run) -> tuple[float, int, dict[str, float]] | None:
             return None
         share = engine.rank * pieces + piece
         torch.manual_seed(noise_seed(run.settings.seed, run.step, share))
-        with engine.piece(last=piece == pieces - 1):
+        last = piece == pieces - 1
+        with engine.piece(last):
             loss = run.module(run.objective.batch(run.step, share, engine.world * pieces))
             engine.backward(loss.total)
-        run.optimizer.collect()
+        run.optimizer.collect(last)
         flat = [loss.total.detach(), loss.count, *(number for pair in loss.parts.values() for number in pair)]
         sums.append(torch.stack([number.double() for number in flat]))
     total, scored, *rest = engine.sum(torch.stack(sums).sum(0)).tolist()

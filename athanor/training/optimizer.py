@@ -15,6 +15,7 @@ from athanor.training.divided_muon import DividedMuon
 from athanor.training.engines.engine import Engine
 
 OptimizerName = Literal["adamw", "muon"]
+PORTION = 16_000_000  # numbers that are updated together, about: few enough to hold their gradients once more
 
 
 class MasterOptimizer:
@@ -45,6 +46,7 @@ class MasterOptimizer:
         self.names, self.weights = [name for name, _ in learning], [weight for _, weight in learning]
         self.held = [self.engine.local(weight) for weight in self.weights]
         self.masters = [_master(part) for part in self.held]
+        self.gradients: list[Tensor | None] = [None] * len(self.masters)
         muon = {
             name for name, weight in learning if weight.dim() == 2 and "blocks." in name and not name.endswith("bias")
         }
@@ -66,46 +68,91 @@ class MasterOptimizer:
         ]
         if groups := [group for group in groups if group["params"]]:
             self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
+        self.portions = list(self._portions())
+
+    def _portions(self) -> Iterator[tuple[torch.optim.Optimizer, list[int]]]:
+        """An optimiser and places of weights that it updates together: about 64 MB of float32, the same everywhere.
+
+        As many as there are processes, or a multiple, as they take turns at matrices (`DividedMuon`).
+        """
+        place_of = {master: place for place, master in enumerate(self.masters)}
+        for optimizer in self.optimizers:
+            portion, numbers = list[int](), 0
+            for place in (place_of[master] for group in optimizer.param_groups for master in group["params"]):
+                size = self.weights[place].numel()
+                if portion and numbers + size > PORTION and len(portion) % self.engine.places == 0:
+                    yield optimizer, portion
+                    portion, numbers = [], 0
+                portion.append(place)
+                numbers += size
+            yield optimizer, portion
 
     @torch.no_grad()
-    def collect(self) -> None:
-        """Add the model's gradients to those of the masters, in fp32, and give the model's back."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            if weight.grad is None:
-                master.grad = torch.zeros_like(master) if master.grad is None else master.grad
-            elif master is not weight:
-                gradient = self.engine.local(weight.grad).float()
-                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+    def collect(self, last: bool) -> None:
+        """Take the gradients that a backward pass gave the model; those of several are added up in fp32.
+
+        Those of a single pass stay as they are, in the model's number type.
+
+        Args:
+            last: whether no other pass of this step follows.
+        """
+        for place, (master, weight) in enumerate(zip(self.masters, self.weights, strict=True)):
+            if master is weight and not last:
+                continue  # the next pass adds to its gradient, which is fp32
+            total, found = self.gradients[place], weight.grad
+            if found is not None:
+                gradient = self.engine.local(found)
+                if total is not None:
+                    total.add_(gradient)
+                else:
+                    self.gradients[place] = gradient if last else gradient.float()
                 weight.grad = None
+            elif total is None and last:
+                self.gradients[place] = torch.zeros_like(self.held[place])
 
     def forget(self) -> None:
         """Throw the gradients away."""
-        for tensor in (*self.masters, *self.weights):
-            tensor.grad = None
+        self.gradients = [None] * len(self.masters)
+        for weight in self.weights:
+            weight.grad = None
 
     def norm(self, scale: float) -> float:
         """Length of the collected gradient times `scale`."""
-        gradients = [master.grad for master in self.masters]
-        assert all(gradient is not None for gradient in gradients), "collect comes first"
-        return float(self.engine.norm(self.names, gradients)) * scale
+        return float(self.engine.norm(self.names, self._collected())) * scale
+
+    def _collected(self) -> list[Tensor]:
+        found = [gradient for gradient in self.gradients if gradient is not None]
+        assert len(found) == len(self.masters), "collect comes first"
+        return found
 
     @torch.no_grad()
     def update(self, learning_rate: float, scale: float) -> None:
-        """Apply the collected gradients times `scale`, and clear them."""
-        torch._foreach_mul_([master.grad for master in self.masters], scale)
-        for optimizer in self.optimizers:
+        """Apply the collected gradients times `scale`, and clear them.
+
+        They become fp32 a portion at a time: an optimiser passes over weights that have no gradient.
+        """
+        gradients = dict(enumerate(self._collected()))
+        self.forget()
+        for optimizer, portion in self.portions:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
+            for place in portion:
+                self.masters[place].grad = gradients.pop(place).float().mul_(scale)
             optimizer.step()
-        self.write_back()
-        self.forget()
+            for place in portion:
+                self.masters[place].grad = None
+                self._write_back(place)
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Give the masters to the model, in its number type."""
-        for master, part in zip(self.masters, self.held, strict=True):
-            if master.dtype != part.dtype:
-                part.copy_(master)
+        for place in range(len(self.masters)):
+            self._write_back(place)
+
+    def _write_back(self, place: int) -> None:
+        master, part = self.masters[place], self.held[place]
+        if master.dtype != part.dtype:
+            part.copy_(master)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Everything that must be saved to go on exactly: master weights and the optimisers' moments, by name."""

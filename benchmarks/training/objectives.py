@@ -11,7 +11,9 @@ not those left as they were.
 """
 
 import argparse
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +32,7 @@ from athanor.recipes.resolved import until_step
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Store
 from athanor.tokens.tokenizer import Tokenizer
-from athanor.training.corpus import LOOKING, rows_of
+from athanor.training.corpus import LOOKING, Rows, rows_of
 from athanor.training.networks import ObjectiveName, PretrainSettings
 from athanor.training.objectives.draws import row_numbers
 
@@ -67,11 +69,16 @@ def unigram(shards: Path, vocabulary: int) -> Tensor:
 
 
 @torch.no_grad()
-def judge(folder: Path, settings: PretrainSettings, shards: Path, windows: int) -> Judged:
-    """The network of a checkpoint on held-out windows, spread evenly."""
-    model, tokenizer = load_network(folder).eval(), Tokenizer.load(folder)
+def judge(
+    scores_of: Callable[[Any], Tensor], rows: Rows, settings: PretrainSettings, tokenizer: Tokenizer, shards: Path,
+    windows: int,
+) -> Judged:  # fmt: skip
+    """A network on held-out windows, spread evenly.
+
+    Args:
+        scores_of: a batch of the objective to the network's scores, (B, T, V).
+    """
     special = torch.tensor(sorted(tokenizer.special.values()))
-    rows = rows_of(settings, tokenizer, model)
     log_p_V = unigram(shards, 1 + max(tokenizer.core.get_vocab().values()))
     held = Batches(TokenFiles(shards, "heldout"), settings.context, rows=1)
     chosen = np.unique(np.linspace(0, held.windows - 1, windows).astype(int)).tolist()
@@ -83,7 +90,7 @@ def judge(folder: Path, settings: PretrainSettings, shards: Path, windows: int) 
         judged_BT = (batch.targets_BT != IGNORED) & ~torch.isin(batch.targets_BT, special)
         if settings.objective == "masked":
             judged_BT &= torch.isin(batch.ids_BT, special)
-        scores_XV = logits(model, settings.objective, batch)[judged_BT].index_fill(-1, special, float("-inf"))
+        scores_XV = scores_of(batch)[judged_BT].float().index_fill(-1, special, float("-inf"))
         targets_X = batch.targets_BT[judged_BT]
         losses.append(torch.nn.functional.cross_entropy(scores_XV, targets_X, reduction="none"))
         right.append(scores_XV.argmax(-1) == targets_X)
@@ -116,7 +123,10 @@ def main() -> None:
             made = run_recipe(recipe, plan, Store(asked.store), SilentProgress())
             seconds, settings = time.process_time() - before, plan[-1].settings
             assert isinstance(settings, PretrainSettings)
-            found = judge(made[name].path, settings, made["pack"].path, asked.windows)
+            model, tokenizer = load_network(made[name].path).eval(), Tokenizer.load(made[name].path)
+            scores_of = functools.partial(logits, model, name)
+            of_windows = rows_of(settings, tokenizer, model)
+            found = judge(scores_of, of_windows, settings, tokenizer, made["pack"].path, asked.windows)
             rows.append([
                 name, f"{settings.learning_rate:g}", f"{made[name].measurements['parameters']:,}", f"{found.loss:.3f}",
                 f"{found.unigram:.3f}", f"{found.right:.3f}", f"{found.commonest:.3f}", f"{found.tokens:,}",

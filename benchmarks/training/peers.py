@@ -4,11 +4,12 @@
 
 A step is a batch of 4,096 (--tokens) random tokens, loss, gradient, clipping to 1 and an update of AdamW (nanochat: its
 own Muon), with numbers and settings a user of that trainer would take: autocast to bf16 over fp32 weights, fused AdamW.
-Every network has the same width, layers, heads and vocabulary (GPT-2's blocks for nanoGPT, its own for nanochat; their
-feed-forward layers are theirs: 8 D^2 weights, ours 8.25). Each lives in a process of its own, because a run of ours
-sets how malloc and float32 products work, which the others do not; they step in turns. The clock is CPU time with one
-thread, wall time with more. Prints medians, ratios to ours, the share of the measured peak of matrix products, and
-peak memory, anew after every round, so that a run that is cut short has said what it knew.
+Every network has the same width, layers, heads and vocabulary, and one weight for embedding and head (GPT-2's blocks in
+nanoGPT; nanochat has its own, and a head of its own; their feed-forward layers are theirs: 8 D^2 weights, ours 8.25).
+Each lives in a process of its own, because a run of ours sets how malloc and float32 products work, which the others do
+not; they step in turns. The clock is CPU time with one thread, wall time with more. Prints medians, ratios to ours, the
+share of the measured peak of matrix products, and peak memory, anew after every round,
+so that a run that is cut short has said what it knew.
 
 The folders are checkouts of those projects; --litgpt needs the package. What is not given is left out. To give malloc's
 setting to the others, too: MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=2147483647 before the command.
@@ -64,7 +65,7 @@ class Contest:
     def ours(self, compiled: bool = False) -> Step:
         config = TransformerConfig(
             width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden,
-            vocabulary=self.vocabulary, max_positions=self.context,
+            vocabulary=self.vocabulary, max_positions=self.context, tied=True,
         )  # fmt: skip
         batch: list[TokenBatch] = []
         objective = Objective(lambda step, share, world: batch[0], next_token_loss(config), tokens=self.args.tokens)

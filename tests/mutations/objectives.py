@@ -41,7 +41,7 @@ CHANGES = (
     Change(
         "a rank's rows have the numbers of the first rank's",
         PLACE + "draws.py",
-        "(seed, step, rank * rows + row)",
+        "(seed, step, first + row)",
         "(seed, step, row)",
         HIDING,
         "shares_in_order",
@@ -49,7 +49,7 @@ CHANGES = (
     Change(
         "every step hides the same",
         PLACE + "draws.py",
-        "(seed, step, rank * rows + row)",
+        "(seed, step, first + row)",
         "(seed, 0, rank * rows + row)",
         HIDING,
         "loses_other_tokens",

@@ -9,6 +9,7 @@ from torch import nn
 
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
+from athanor.training import optimizer as optimizer_module
 from athanor.training.optimizer import MasterOptimizer
 from athanor.training.schedule import rate_share
 from tests.training.tiny import ROWS, batch_of, loss_of, small_model
@@ -25,12 +26,91 @@ def test_adamw_is_torchs_on_the_same_gradients() -> None:
         for model in (ours, theirs):
             total, count, _ = loss_of(model, batch_of(step))
             (total if model is ours else total / count).backward()
-        optimizer.collect()
+        optimizer.collect(last=True)
         optimizer.update(0.01, 1 / ROWS)
         reference.step()
         reference.zero_grad()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("portion", [1, 500, 10**9])
+def test_portions_give_the_bits_of_one_update_of_all(
+    dtype: torch.dtype, name: str, passes: int, portion: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's optimisers over the whole list of float32 copies of the gradients, clipped, are the truth."""
+    monkeypatch.setattr(optimizer_module, "PORTION", portion)
+    model = LanguageModel(SMALL).initialise(0).to(dtype)
+    model.unused = nn.Parameter(torch.ones(3, dtype=dtype))  # as an expert that gets no token
+    ours = MasterOptimizer(model, name, (0.9, 0.95), weight_decay=0.1)
+    assert len(ours.portions) == {1: len(ours.masters), 10**9: len(ours.optimizers)}.get(portion, len(ours.portions))
+    masters = [weight.detach().float().clone().requires_grad_() for weight in model.parameters()]
+    theirs = torchs_own(model, masters, name)
+    for step in range(5):
+        gradients = [torch.zeros_like(master) for master in masters]
+        for piece in range(passes):
+            draw = torch.Generator().manual_seed(10 * step + piece)
+            for weight, total in zip(model.parameters(), gradients, strict=True):
+                if weight is not model.unused:
+                    fresh = torch.randn(weight.shape, generator=draw).to(dtype)
+                    weight.grad = fresh.clone() if weight.grad is None else weight.grad + fresh
+                    total += fresh
+            ours.collect(last=piece == passes - 1)
+        norm = float(torch.nn.utils.get_total_norm(gradients)) * 0.5
+        assert ours.norm(0.5) == norm
+        ours.update(0.01, 0.5 / norm)
+        for master, total in zip(masters, gradients, strict=True):
+            master.grad = total * (0.5 / norm)
+        for one in theirs:
+            one.step()
+        assert all(map(torch.equal, ours.masters, masters)), f"step {step}"
+        assert all(
+            torch.equal(weight, master.to(dtype)) for weight, master in zip(model.parameters(), masters, strict=True)
+        )
+        assert all(weight.grad is None for weight in model.parameters())
+
+
+SMALL = TransformerConfig(width=16, layers=2, heads=2, hidden=32, max_positions=8, vocabulary=20, tied=True)
+
+
+def torchs_own(model: nn.Module, masters: list[torch.Tensor], name: str) -> list[torch.optim.Optimizer]:
+    """One optimiser for all matrices of the layers, if it is Muon, and one for the rest."""
+    named = dict(zip((name for name, _ in model.named_parameters()), masters, strict=True))
+    muon = {key: w for key, w in named.items() if name == "muon" and "blocks." in key and w.dim() == 2}
+    rest = [weight for key, weight in named.items() if key not in muon]
+    decayed, plain = ([w for w in rest if (w.dim() > 1) == wide] for wide in (True, False))
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), fused=True)
+    if not muon:
+        return [adamw]
+    return [torch.optim.Muon(list(muon.values()), 0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"), adamw]
+
+
+def test_going_back_takes_the_moments_along_and_to_before_the_first_step_forgets_them() -> None:
+    optimizer = MasterOptimizer(small_model(), "adamw", (0.9, 0.95), weight_decay=0.1)
+    first = {name: tensor.clone() for name, tensor in optimizer.tensors()}
+    assert all(name.startswith("master.") for name in first)
+
+    def learn() -> dict[str, torch.Tensor]:
+        for weight in optimizer.weights:
+            weight.grad = torch.ones_like(weight)
+        optimizer.collect(last=True)
+        optimizer.update(0.01, 1.0)
+        return {name: tensor.clone() for name, tensor in optimizer.tensors()}
+
+    one, two = learn(), learn()
+    assert float(two["step.0.weight"]) == 2 and set(one) == set(two) > set(first)
+    optimizer.load(first)
+    assert all(name.startswith("master.") for name, _ in optimizer.tensors())
+    again = learn()
+    assert all(torch.equal(again[name], one[name]) for name in one)
+    optimizer.load(two)
+    optimizer.load(one)
+    again = learn()
+    assert all(torch.equal(again[name], two[name]) for name in two)
 
 
 def test_masters_keep_updates_that_bf16_would_lose() -> None:
@@ -41,7 +121,7 @@ def test_masters_keep_updates_that_bf16_would_lose() -> None:
     optimizer = MasterOptimizer(model, "adamw", (0.9, 0.95), weight_decay=0.0)
     for _ in range(1000):
         model.weight.grad = torch.ones_like(model.weight)
-        optimizer.collect()
+        optimizer.collect(last=True)
         optimizer.update(1e-5, 1.0)
     assert math.isclose(float(optimizer.masters[0]), 0.99, abs_tol=1e-4)
     assert float(model.weight) == pytest.approx(0.99, abs=0.004)

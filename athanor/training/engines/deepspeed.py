@@ -80,7 +80,7 @@ class ZeroOptimizer:
         self.learning = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.names, self.held = list(self.learning), list[Tensor]()
 
-    def collect(self) -> None:
+    def collect(self, last: bool) -> None:
         """DeepSpeed does it during the backward pass."""
 
     def forget(self) -> None:

@@ -4,7 +4,7 @@ An engine stands between the loop and the processes: it wraps the model, adds up
 which part of a weight is held where. The loop is the same for all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -71,7 +71,7 @@ class Engine:
 
     def norm(self, names: Iterable[str], gradients: Iterable[Tensor]) -> Tensor:
         """Length of the whole gradient, of which a process may hold a part."""
-        return torch.nn.utils.get_total_norm(list(gradients))
+        return length_of(list(gradients))
 
     def local(self, weight: Tensor) -> Tensor:
         """The part of a weight, or of its gradient, that this process holds; it shares the memory of the weight."""
@@ -98,6 +98,14 @@ class Engine:
     def describe(self) -> dict[str, Any]:
         """What the record of a run says about it."""
         return {"engine": self.name, "processes": self.places}
+
+
+def length_of(gradients: Sequence[Tensor]) -> Tensor:
+    """Length of all of them as one vector, in float32 whatever their number type; 0 of none."""
+    if not gradients:
+        return torch.tensor(0.0)
+    lengths = torch._foreach_norm(gradients, 2, torch.float32)  # as `torch.nn.utils.get_total_norm`, which rounds bf16
+    return torch.linalg.vector_norm(torch.stack(lengths))
 
 
 def owner_of(name: str) -> str:

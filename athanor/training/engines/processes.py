@@ -11,7 +11,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from athanor.base.device import pick_device
 from athanor.base.errors import AthanorError
-from athanor.training.engines.engine import Engine
+from athanor.training.engines.engine import Engine, length_of
 
 # A process that is gone is noticed at once, its connection breaks; this is for one that hangs.
 PATIENCE = timedelta(minutes=10)
@@ -62,7 +62,7 @@ class Processes(Engine):
         parts, wholes = [], []
         for name, gradient in zip(names, gradients, strict=True):
             (parts if name in self.cuts else wholes).append(gradient)
-        squares = [torch.nn.utils.get_total_norm(group).double().square() for group in (parts, wholes)]
+        squares = [length_of(group).double().square() for group in (parts, wholes)]
         divided, same = (square.to(self.device) for square in squares)
         dist.all_reduce(divided)
         dist.all_reduce(same, dist.ReduceOp.MAX)  # to the bit the same for all, whatever their hardware rounds
