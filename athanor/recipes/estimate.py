@@ -13,14 +13,16 @@ from athanor.base.machines import PROCESSOR_SHARE
 from athanor.data.examples import ExampleSettings
 from athanor.data.instruct.lessons import files_of, rows_of
 from athanor.data.reading.read import ReadSettings, source_bytes
+from athanor.models.config import TransformerConfig
 from athanor.models.seq2seq import EncoderDecoder
-from athanor.models.shapes import flops_per_token, kept_per_token
+from athanor.models.shapes import flops_per_token, kept_per_token, learning_flops
 from athanor.models.transformer import Transformer
 from athanor.recipes.runner import PlannedStep
+from athanor.training.adapt import AdaptSettings
 from athanor.training.corpus import row_flops
 from athanor.training.networks import PretrainSettings, unfilled
 from athanor.training.seq2seq import fresh_config
-from athanor.training.sft import FinetuneSettings
+from athanor.training.sft import ChatSettings
 
 # Rates measured on two cores of a 2024 server processor; a slower machine takes longer in proportion.
 READ_RATE, CLEAN_RATE, MERGE_RATE, PACK_RATE, INDEX_RATE = 5.5e6, 8e6, 5e6, 10e6, 9e6  # bytes per second
@@ -81,16 +83,15 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
     text = max(reached.values(), default=0)
     dtype = shape.dtype if isinstance(shape, PretrainSettings) else "float32"
     set_threads()
-    peak = matmul_flops(dtype, pick_device().type)
     vocabulary = getattr(settings.get("tokenizer"), "vocabulary", 0)
     conversations = getattr(settings.get("skills"), "conversations", 0)
     steps = {}
     for planned in plan:
-        known = reached[planned.artifact]
+        known, own = reached[planned.artifact], shape_behind(planned, plan)
         if planned.do in ("classify", "seq2seq"):
-            steps[planned.name] = learning_examples(planned, plan, shape, vocabulary, peak)
+            steps[planned.name] = learning_examples(planned, plan, own, vocabulary)
         else:
-            steps[planned.name] = _estimate(planned.settings, planned.do, known, shape, vocabulary, peak, conversations)
+            steps[planned.name] = _estimate(planned.settings, planned.do, known, own, vocabulary, conversations)
     parameters = max((one.parameters for one in steps.values()), default=0)
     tokens = sum(one.tokens for one in steps.values())
     read_tokens = _tokens(shape, shape)
@@ -98,8 +99,23 @@ def forecast(plan: Sequence[PlannedStep]) -> Forecast:
         parameters=parameters, tokens=tokens, epochs=read_tokens * TOKEN_BYTES / max(text, 1),
         flops=sum(one.flops for one in steps.values()),
         seconds=sum(one.seconds for one in steps.values()), memory=max(one.memory for one in steps.values()),
-        text_bytes=text, peak_flops=peak, dtype=dtype, steps=steps, assumptions=_assumptions(dtype),
+        text_bytes=text, peak_flops=peak_of(dtype), dtype=dtype, steps=steps, assumptions=_assumptions(dtype),
     )  # fmt: skip
+
+
+def shape_behind(planned: PlannedStep, plan: Sequence[PlannedStep]) -> PretrainSettings | None:
+    """The pretraining whose network a step goes on with, however many steps lie between; None: it is made elsewhere."""
+    made = {one.artifact: one for one in plan}
+    if isinstance(planned.settings, PretrainSettings):
+        return planned.settings
+    parents = [made.get(planned.parents.get(role, "")) for role in ("model", "base")]
+    found = [shape_behind(parent, plan) for parent in parents if parent is not None]
+    return found[0] if found else None
+
+
+def peak_of(dtype: str) -> float:
+    """FLOP/s of this machine's matrix products; measured once, for a moment."""
+    return matmul_flops(dtype, pick_device().type)
 
 
 def _text_reaching(plan: Sequence[PlannedStep]) -> dict[str, int]:
@@ -113,7 +129,7 @@ def _text_reaching(plan: Sequence[PlannedStep]) -> dict[str, int]:
     return {artifact: sum(sizes[read] for read in found) for artifact, found in reads.items()}
 
 
-def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: float, conversations: int) -> Estimate:
+def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, conversations: int) -> Estimate:
     rates = {"read": READ_RATE, "clean": CLEAN_RATE, "tokenizer": MERGE_RATE, "pack": PACK_RATE, "index": INDEX_RATE}
     if do in rates:
         memory = PROGRAM_MEMORY + (
@@ -122,47 +138,52 @@ def _estimate(one: Any, do: str, text: int, shape: Any, vocabulary: int, peak: f
         return Estimate(1 + text / rates[do], memory)
     if do == "skills":
         return Estimate(1 + one.conversations / CONVERSATION_RATE, PROGRAM_MEMORY)
-    if do in ("pretrain", "finetune") and isinstance(shape, PretrainSettings):
-        return _training(one, shape, vocabulary, peak, conversations if do == "finetune" else 0)
+    if do in ("pretrain", "finetune", "adapt") and isinstance(shape, PretrainSettings):
+        return _training(one, shape, vocabulary, 0 if do == "pretrain" else conversations)
     if do in ("evaluate", "quantize"):
         scored, answered = 2 * 2 * one.heldout_bytes / TOKEN_BYTES, 2 * SKILLS * one.exam
         return Estimate(2 + scored / SCORING_RATE + answered / ANSWER_RATE, PROGRAM_MEMORY + 500_000_000)
     return Estimate(1, PROGRAM_MEMORY)
 
 
-def _training(one: Any, shape: PretrainSettings, vocabulary: int, peak: float, conversations: int) -> Estimate:
-    rows = one.rows + getattr(one, "document_rows", 0)
+def _training(one: Any, shape: PretrainSettings, vocabulary: int, conversations: int) -> Estimate:
+    rows, length = one.rows + getattr(one, "document_rows", 0), length_of(one, shape)
     with torch.device("meta"):
-        model = unfilled(one if isinstance(one, PretrainSettings) else shape, vocabulary)
-    if isinstance(one, PretrainSettings):
-        objectives = [one.model_copy(update={"objective": name}) for name in (one.objective, *one.beside)]
-        flops = float(sum(row_flops(objective, model) for objective in objectives)) * rows * one.steps
-    else:
-        flops = row_flops(shape, model) * rows * one.steps
+        model = unfilled(shape, vocabulary)
+    shape = shape.model_copy(update={"context": length})
+    names = (one.objective, *one.beside) if isinstance(one, PretrainSettings) else (shape.objective,)
+    flops = sum(row_flops(shape.model_copy(update={"objective": name}), model) for name in names)
+    if isinstance(one, AdaptSettings):
+        flops = length * learning_flops(model.config, length, scored=1.0, frozen=1.0, below=0.0)
     more = CONVERSATION_MEMORY * conversations
-    return _trained(one, model, flops, rows, shape.context, _tokens(one, shape), peak, more)
+    return _trained(one, model, float(flops) * rows * one.steps, rows, length, _tokens(one, shape), more)
 
 
-def _trained(
-    one: Any, model: nn.Module, flops: float, rows: int, length: int, tokens: int, peak: float, more: int = 0
-) -> Estimate:
+def length_of(one: Any, shape: PretrainSettings) -> int:
+    """Tokens of a row; fine-tuning that is not told takes as many as the model has positions."""
+    return one.context or shape.max_positions or shape.context
+
+
+def _trained(one: Any, model: nn.Module, flops: float, rows: int, length: int, tokens: int, more: int = 0) -> Estimate:
     """What training a network takes: its weights counted one by one, activations of each of its trunks."""
     count, number = sum(weight.numel() for weight in model.parameters()), 4 if one.dtype == "float32" else 2
     trunks = [module.config for module in model.modules() if isinstance(module, Transformer)]
     trunks = trunks or [model.config.trunk]  # XLNet's has layers of its own
-    kept = (
-        max(1, rows // one.accumulate)
-        * length
-        * sum(trunk.layers * kept_per_token(trunk, length) + 3 * trunk.width for trunk in trunks)
-    )
+    kept = -(-rows // one.accumulate) * length * sum(kept_by(trunk, length, one.recompute) for trunk in trunks)
     head = max(weight.numel() for weight in model.parameters())
-    memory = PROGRAM_MEMORY + count * (2 * number + 12) + (kept + head) * number + more
-    return Estimate(2 + flops / (peak * PROCESSOR_SHARE[one.dtype]), memory, flops, count, tokens)
+    learnt = 0 if isinstance(one, AdaptSettings) else number + 12 + (0 if one.average is None else 4)
+    memory = PROGRAM_MEMORY + count * (number + learnt) + (kept + head) * number + more
+    flops_here = flops * (4 / 3 if one.recompute else 1)  # forward once more; the model's own FLOPs stay
+    return Estimate(2 + flops_here / (peak_of(one.dtype) * PROCESSOR_SHARE[one.dtype]), memory, flops, count, tokens)
 
 
-def learning_examples(
-    planned: PlannedStep, plan: Sequence[PlannedStep], shape: Any, vocabulary: int, peak: float
-) -> Estimate:
+def kept_by(trunk: TransformerConfig, length: int, recompute: bool) -> int:
+    """Numbers that a trunk keeps of a token for the gradient: of all layers, or what enters each and one layer's."""
+    layer, outside = kept_per_token(trunk, length), 3 * trunk.width
+    return (trunk.layers * trunk.width + layer if recompute else trunk.layers * layer) + outside
+
+
+def learning_examples(planned: PlannedStep, plan: Sequence[PlannedStep], shape: Any, vocabulary: int) -> Estimate:
     """What learning from labelled examples or pairs takes, by the length of the first of them.
 
     A parent model that is made elsewhere is not known: then only the program's memory is.
@@ -182,10 +203,10 @@ def learning_examples(
     if isinstance(model, EncoderDecoder):  # half of a pair is read, half is written
         half = max(1, round(max(lengths) / 2))
         each = flops_per_token(model.config.encoder, half) + flops_per_token(model.config.decoder, half)
-        return _trained(one, model, tokens / 2 * each, one.rows * len(tasks), half, tokens, peak)
+        return _trained(one, model, tokens / 2 * each, one.rows * len(tasks), half, tokens)
     length = min(max(lengths), model.config.max_positions)
     flops = float(flops_per_token(model.config, length)) * tokens
-    return _trained(one, model, flops, one.rows, length, tokens, peak)
+    return _trained(one, model, flops, one.rows, length, tokens)
 
 
 SAMPLED = 200  # examples whose length is looked at
@@ -205,9 +226,9 @@ def example_tokens(task: ExampleSettings) -> int:
 
 
 def _tokens(one: Any, shape: Any) -> int:
-    if not isinstance(one, PretrainSettings | FinetuneSettings) or not isinstance(shape, PretrainSettings):
+    if not isinstance(one, PretrainSettings | ChatSettings) or not isinstance(shape, PretrainSettings):
         return 0
-    return one.steps * (one.rows + getattr(one, "document_rows", 0)) * shape.context
+    return one.steps * (one.rows + getattr(one, "document_rows", 0)) * length_of(one, shape)
 
 
 def _assumptions(dtype: str) -> list[str]:

@@ -10,6 +10,7 @@ from athanor.data.funnel import Funnel, describe_reasons
 from athanor.data.instruct.lessons import Intake, files_of, hash_of, hash_of_question, rows_of_kind
 from athanor.tokens.chat import Template
 from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import learnt_alone
 
 MOST_RENDERED = 5000  # conversations whose tokens are counted; of more, these are spread evenly over the files
 FEWEST = 2  # one to learn from, one to be kept apart
@@ -70,7 +71,8 @@ def look_at(path: str, template: Template) -> Survey:
             fix="add rows; `athanor data instruct --help` names the forms that are read",
         )
     step = max(1, len(chats) // MOST_RENDERED)
-    rendered = template.render_all(list(chats.values())[::step])
+    some = list(chats.values())[::step]
+    rendered = [learnt_alone(one, chat) for one, chat in zip(template.render_all(some), some, strict=True)]
     answers = sum(sum(one.mask) for one in rendered) * len(chats) / len(rendered)
     if not answers:
         raise AthanorError(

@@ -10,7 +10,7 @@ from athanor.base.errors import AthanorError
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 MESSAGE_KEYS = {  # what a message of each role may hold beside its role
-    "system": ("content",), "user": ("content",), "assistant": ("content", "tool_calls"),
+    "system": ("content",), "user": ("content",), "assistant": ("content", "tool_calls", "weight"),
     "tool": ("content", "name", "tool_call_id"),
 }  # fmt: skip
 ROW_KEYS = ("messages", "tools", "source", "meta")
@@ -32,6 +32,7 @@ class Turn:
 
     Attributes:
         tool_calls: what the assistant calls after it has said `content`.
+        learnt: False where fine-tuning passes over what the assistant says here (`"weight": 0` in OpenAI's form).
         name, tool_call_id: which call a tool's turn answers. Results stand in the order of their calls, which is what
             our template renders; templates of other models may write the names.
     """
@@ -41,6 +42,7 @@ class Turn:
     tool_calls: tuple[ToolCall, ...] = ()
     name: str | None = None
     tool_call_id: str | None = None
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Conversation:
 
     def to_row(self) -> dict[str, Any]:
         """The same form that `from_row` reads; a call's arguments are a JSON string, as OpenAI sends them."""
-        row: dict[str, Any] = {"messages": [_message(turn, json_arguments) for turn in self.turns]}
+        said = [_message(turn, json_arguments) | ({} if turn.learnt else {"weight": 0}) for turn in self.turns]
+        row: dict[str, Any] = {"messages": said}
         if self.tools:
             row["tools"] = [dict(tool) for tool in self.tools]
         if self.source:
@@ -116,7 +119,10 @@ def read_turn(message: Any, where: str) -> Turn:
         raise AthanorError(f"{where} is {message!r:.120}", allowed=_message_forms())
     check_text(content, f"{where}: content")
     name, answered = (_optional_text(message, key, where) for key in ("name", "tool_call_id"))
-    return Turn(role, content, calls, name, answered)
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise AthanorError(f"{where} has the weight {weight!r:.80}", allowed="1, or 0: this turn is not learnt")
+    return Turn(role, content, calls, name, answered, weight != 0)
 
 
 def read_tools(tools: Any, where: str) -> tuple[Mapping[str, Any], ...]:

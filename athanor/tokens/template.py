@@ -14,6 +14,7 @@ text that spells a mark is broken like a special token; JSON writes `<` of both 
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,6 +43,26 @@ class Rendered:
     ids: list[int]
     mask: list[bool]
     roles: list[str]
+
+
+def learnt_alone(rendered: Rendered, conversation: Conversation) -> Rendered:
+    """The rendered conversation, whose mask leaves out the assistant's turns that are not to be learnt.
+
+    Raises:
+        AthanorError: the template writes nothing of a turn, so that they cannot be told apart.
+    """
+    turns = [turn.learnt for turn in conversation.turns if turn.role == "assistant"]
+    if all(turns):
+        return rendered
+    begins = [said and not before for before, said in zip([False, *rendered.mask], rendered.mask, strict=False)]
+    if sum(begins) != len(turns):
+        raise AthanorError(
+            f"the chat template writes {sum(begins)} of {len(turns)} turns of the assistant, some with weight 0",
+            fix="leave out the turns that are not to be learnt",
+        )
+    place = itertools.accumulate(begins)
+    mask = [said and turns[number - 1] for number, said in zip(place, rendered.mask, strict=True)]
+    return Rendered(rendered.ids, mask, rendered.roles)
 
 
 def defuse(text: str, tokens: Iterable[str] = SPECIAL_TOKENS) -> str:

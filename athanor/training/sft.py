@@ -25,7 +25,7 @@ from athanor.models.shapes import count_parameters, learning_flops
 from athanor.store.artifact import RESUME, Artifact
 from athanor.tokens.chat import Template, check_vocabulary, open_chat
 from athanor.tokens.conversation import Conversation
-from athanor.tokens.template import Rendered
+from athanor.tokens.template import Rendered, learnt_alone
 from athanor.tokens.tokenizer import Tokenizer
 from athanor.training.loop import train
 from athanor.training.objective import Loss, Objective
@@ -245,7 +245,8 @@ def to_learn(
 def rendered_conversations(conversations: Artifact, name: str, template: Template) -> list[Rendered]:
     """The conversations of one file as the template writes them."""
     rows = enumerate(read_records(conversations.file(name)), 1)
-    return template.render_all(Conversation.from_row(row, f"{name} row {number}") for number, row in rows)
+    chats = [Conversation.from_row(row, f"{name} row {number}") for number, row in rows]
+    return [learnt_alone(one, chat) for one, chat in zip(template.render_all(chats), chats, strict=True)]
 
 
 def row_of_conversation(packed: PackedConversations) -> np.ndarray:

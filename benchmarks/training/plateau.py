@@ -6,7 +6,8 @@
 Both learn from the same batches by the same loop, optimiser, schedule and number type, and have the same shape and as
 many weights; theirs is BertForMaskedLM or XLNetLMHeadModel with their own first weights, dropout off. Judged is as in
 objectives.py, every --every steps: loss of held-out hidden tokens in nats less that of the unigram; negative is learnt.
-Muon takes matrices by our names of them, so that theirs learn by AdamW alone: compare with optimizer=adamw.
+Muon takes BERT's matrices on either side; XLNet's keep their heads apart there, which Muon cannot take: compare XLNet
+with optimizer=adamw, and dtype=float32, for theirs makes its distances in that.
 """
 
 import argparse
@@ -51,7 +52,11 @@ def theirs(settings: Settings, vocabulary: int) -> tuple[nn.Module, Scores]:
             num_attention_heads=settings.heads, intermediate_size=settings.hidden,
             max_position_embeddings=settings.context, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
         )  # fmt: skip
-        return transformers.BertForMaskedLM(config), lambda model, batch: model(batch.ids_BT).logits
+        model = transformers.BertForMaskedLM(config)
+        encoder, layers = model.bert.encoder, model.bert.encoder.layer
+        del encoder.layer
+        encoder.blocks, encoder.layer = layers, layers  # Muon takes what is named blocks
+        return model, lambda model, batch: model(batch.ids_BT).logits
     config = transformers.XLNetConfig(
         vocab_size=vocabulary, d_model=settings.width, n_layer=settings.layers, n_head=settings.heads,
         d_inner=settings.hidden, dropout=0,

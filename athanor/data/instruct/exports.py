@@ -55,7 +55,7 @@ def to_sharegpt(conversation: Conversation) -> dict[str, Any]:
     Raises:
         AthanorError: a turn speaks and calls, which the form cannot say.
     """
-    turns: list[dict[str, str]] = []
+    turns: list[dict[str, Any]] = []
     for number, turn in enumerate(conversation.turns):
         if turn.content and turn.tool_calls:
             raise AthanorError(f"turn {number} speaks and calls a tool", allowed="openai; ShareGPT has one of the two")
@@ -64,6 +64,8 @@ def to_sharegpt(conversation: Conversation) -> dict[str, Any]:
             turns.append({"from": "function_call", "value": calls[0] if len(calls) == 1 else f"[{', '.join(calls)}]"})
         else:
             turns.append({"from": SPEAKERS[turn.role], "value": turn.content})
+        if not turn.learnt:
+            turns[-1]["weight"] = 0
     tools = {"tools": json.dumps([dict(tool) for tool in conversation.tools], ensure_ascii=False)}
     return {"conversations": turns, **(tools if conversation.tools else {})}
 
@@ -73,12 +75,19 @@ def json_call(name: str, arguments: Mapping[str, Any]) -> str:
     return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {json_arguments(arguments)}}}'
 
 
+def refuse_weights(conversation: Conversation, form: str) -> None:
+    """Refuse turns that are not to be learnt, which a form cannot say."""
+    if not all(turn.learnt for turn in conversation.turns):
+        raise AthanorError(f"a turn with weight 0, which {form} cannot say", allowed="openai or sharegpt")
+
+
 def to_alpaca(conversation: Conversation) -> dict[str, Any]:
     """Alpaca's form.
 
     Raises:
         AthanorError: tools and calls, which it cannot say.
     """
+    refuse_weights(conversation, "Alpaca's form")
     *begun, answer = conversation.turns
     return {**_asked(Conversation(tuple(begun), tools=conversation.tools)), "output": answer.content}
 
@@ -100,6 +109,7 @@ def to_gsm8k(conversation: Conversation) -> dict[str, Any]:
     Raises:
         AthanorError: there is more than one question.
     """
+    refuse_weights(conversation, "GSM8K's form")
     system = [turn.content for turn in conversation.turns if turn.role == "system"]
     said = [turn for turn in conversation.turns if turn.role != "system"]
     if [turn.role for turn in said] != ["user", "assistant"] or said[1].tool_calls or conversation.tools:

@@ -14,13 +14,16 @@ from typing import Any, Literal
 from athanor.base.errors import AthanorError
 from athanor.data.instruct.moss import read_moss
 from athanor.data.instruct.transcripts import is_transcript, turns_of
-from athanor.tokens.conversation import Conversation, Turn, read_object
+from athanor.tokens.conversation import Conversation, Turn, read_object, read_turn
 
 Row = Mapping[str, Any]
-Format = Literal["openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement"]
+Format = Literal[
+    "openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "completion", "preference", "hh", "pairs", "judgement"
+]
 KEYS: dict[Format, tuple[str, ...]] = {  # what a row of each format must have; a preference has one of three pairs
     "openai": ("messages",), "sharegpt": ("conversations",), "alpaca": ("instruction", "output"),
-    "gsm8k": ("question", "answer"), "preference": (), "moss": ("chat",), "tasks": ("instruction", "instances"),
+    "gsm8k": ("question", "answer"), "completion": ("prompt", "completion"),
+    "preference": (), "moss": ("chat",), "tasks": ("instruction", "instances"),
     "hh": ("chosen", "rejected"), "judgement": ("label",),
     "pairs": ("instruction", "output_1", "output_2", "preference"),
 }  # fmt: skip
@@ -28,6 +31,7 @@ SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "system": "system", "function_call": "call", "observation": "tool", "tool": "tool",
 }  # fmt: skip
+WEIGHTS = ("weight", "loss_weight", "train")  # OpenAI's, ms-swift's and axolotl's names: only 0 is not learnt
 AFTER = {  # who may speak after whom; "" is the beginning
     "": ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",),
     "call": ("tool",), "tool": ("tool", "assistant"),
@@ -88,9 +92,12 @@ def detect(row: Row, where: str) -> Format:
         return "tasks"
     if "chat" in row and "meta_instruction" in row:
         return "moss"
+    if "prompt" in row and "completion" in row:
+        return "completion"
     raise AthanorError(
         f"{where} has the keys {', '.join(map(str, row)) or 'none'}",
         allowed="messages · conversations · instruction and output · question and answer · meta_instruction and chat · "
+        "prompt and completion · "
         "instruction and instances · chosen and rejected · "
         "answers and ranks · preferred_output · output_1, output_2 and preference · messages or prompt with label",
         fix="bring it into one of these forms",
@@ -147,10 +154,17 @@ def read_openai(row: Row, where: str) -> Conversation:
     """{"messages": [{"role", "content"}], "tools": […]}; content may be a list of texts, which are joined."""
     messages = row["messages"]
     if isinstance(messages, list):
+        messages = [as_system(message) for message in messages]
         messages = [plain_message(message, f"{where}: message {number}") for number, message in enumerate(messages)]
     tools = [dict(tool) for tool in tools_of(row, where)]
     known = {key: row[key] for key in ("source", "meta") if key in row}
     return Conversation.from_row({"messages": messages, **({"tools": tools} if tools else {}), **known}, where)
+
+
+def as_system(message: Any) -> Any:
+    """OpenAI's newer models call the system the developer."""
+    named = isinstance(message, dict) and message.get("role") == "developer"
+    return {**message, "role": "system"} if named else message
 
 
 def plain_message(message: Any, where: str) -> Any:
@@ -160,7 +174,10 @@ def plain_message(message: Any, where: str) -> Any:
     """
     if not isinstance(message, dict):
         return message
-    message = {key: value for key, value in message.items() if key not in ("loss_weight", "weight")}
+    weight = weight_of(message)
+    message = {key: value for key, value in message.items() if key not in WEIGHTS}
+    if weight is not None and message.get("role") == "assistant":
+        message["weight"] = weight
     parts = message.get("content")
     if not isinstance(parts, list):
         return message
@@ -176,6 +193,11 @@ def plain_message(message: Any, where: str) -> Any:
         else:
             texts.append(f"<think>\n{text}\n</think>\n\n" if kind == "reasoning" else text)
     return {**message, "content": "".join(texts), **({"tool_calls": calls} if calls else {})}
+
+
+def weight_of(message: Mapping[str, Any]) -> Any:
+    """Whether a turn is learnt, by any of the names that say so: 0 or false, 1 or true; None: it says nothing."""
+    return next((message[key] for key in WEIGHTS if message.get(key) is not None), None)
 
 
 def read_sharegpt(row: Row, where: str) -> Conversation:
@@ -195,9 +217,9 @@ def read_speaker(turn: Any, where: str) -> Turn:
     value = turn.get("value", turn.get("content"))
     if not isinstance(value, str):
         raise AthanorError(f"{where} says {value!r:.80}", allowed="a text")
-    if speaker == "call":
-        message = {"role": "assistant", "content": "", "tool_calls": calls_of(value, where)}
-        return Conversation.from_row({"messages": [message]}, where).turns[0]
+    if speaker in ("call", "assistant"):
+        calls = {"content": "", "tool_calls": calls_of(value, where)} if speaker == "call" else {"content": value}
+        return read_turn({"role": "assistant", **calls, "weight": weight_of(turn)}, where)
     return Turn(speaker, value)  # type: ignore[arg-type]
 
 
@@ -253,7 +275,7 @@ def read_task(row: Row, where: str) -> Conversation:
 
 READERS: Mapping[str, Callable[[Row, str], Conversation]] = {
     "openai": read_openai, "sharegpt": read_sharegpt, "alpaca": read_alpaca, "gsm8k": read_gsm8k,
-    "moss": read_moss, "tasks": read_task,
+    "moss": read_moss, "tasks": read_task, "completion": conversation_of,
 }  # fmt: skip
 
 

@@ -13,6 +13,8 @@ from athanor.data.instruct.formats import Judgement, Preference, detect, read_le
 from athanor.data.instruct.lessons import InstructSettings, fingerprint, kind_of, read_instructions, rows_of
 from athanor.data.instruct.names import HELDOUT, TRAIN
 from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import ChatTemplate, learnt_alone
+from athanor.tokens.tokenizer import Tokenizer
 from tests.conftest import REAL_DATA
 from tests.data.conftest import RunStep
 
@@ -42,6 +44,47 @@ SAME = {  # the same conversation in each form
         {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"},
     ]},
 }  # fmt: skip
+
+
+def test_a_prompt_and_its_completion_are_a_conversation() -> None:
+    """TRL's two forms, of texts and of messages."""
+    for prompt, completion in (("Hi", "Hello"), ([{"role": "user", "content": "Hi"}], [
+        {"role": "assistant", "content": "Hello"}
+    ])):  # fmt: skip
+        lesson = read_lesson({"prompt": prompt, "completion": completion}, "row")
+        assert lesson == Conversation.of(("user", "Hi"), ("assistant", "Hello"))
+
+
+def test_a_developer_is_the_system() -> None:
+    turns = [("developer", "Be brief."), ("user", "Hi"), ("assistant", "Hello")]
+    lesson = read_lesson({"messages": [{"role": role, "content": text} for role, text in turns]}, "row")
+    assert lesson == Conversation.of(("system", "Be brief."), *turns[1:])
+
+
+@pytest.mark.parametrize("name", ["weight", "loss_weight", "train"])
+def test_what_the_data_marks_is_not_learnt(name: str) -> None:
+    """The mask of a conversation whose first answer has weight 0 is that of its second answer alone."""
+    tokenizer = Tokenizer.train(["hello bad good"], 270)
+    said = [("user", "hello"), ("assistant", "bad"), ("user", "hello"), ("assistant", "good")]
+    rows: list[dict[str, object]] = [
+        {"messages": [{"role": who, "content": text} for who, text in said]},
+        {"conversations": [{"from": "human" if who == "user" else "gpt", "value": text} for who, text in said]},
+    ]
+    for row in rows:
+        (turns,) = row.values()
+        turns[1][name], turns[3][name] = (False, True) if name == "train" else (0.0, 1.0)
+        lesson = read_lesson(row, "row")
+        again = Conversation.from_row(json.loads(json.dumps(lesson.to_row())))
+        assert again == lesson == read_lesson(to_sharegpt(lesson), "row")
+        rendered = ChatTemplate(tokenizer).render(again)
+        masked = learnt_alone(rendered, again)
+        learnt = [number for number, said in zip(masked.ids, masked.mask, strict=True) if said]
+        assert tokenizer.decode(learnt[:-1]) == "good" and sum(masked.mask) < sum(rendered.mask)
+        with pytest.raises(AthanorError, match="Alpaca"):
+            to_alpaca(lesson)
+        turns[1][name] = 0.3
+        with pytest.raises(AthanorError, match=r"weight 0\.3"):
+            read_lesson(row, "row")
 
 
 @pytest.mark.parametrize("form", SAME)
