@@ -52,10 +52,13 @@ def judge_answers(
     asked = chats[: settings.samples]
     losses: dict[str, list[tuple[float, int]]] = {}
     said: dict[str, list[str]] = {}
-    for role in ("before", "after"):
+    room: int | None = None
+    for role in ("after", "before"):  # a prefix leaves less room: the model before it is judged on as much
         subject = open_subject(parents, role)
+        room = subject.context if room is None else room
+        assert room <= subject.context, "fine-tuning adds no positions"
         progress.start(f"reading held-out answers · {role}", len(chats), "chats")
-        losses[role] = [answer_loss(subject, chat, progress) for chat in chats]
+        losses[role] = [answer_loss(subject, chat, room, progress) for chat in chats]
         progress.finish()
         said[role] = answer(subject, asked, settings.sample_tokens)
     results: dict[str, Any] = {role: estimate(found).as_row() for role, found in losses.items()}
@@ -87,10 +90,10 @@ def open_subject(parents: dict[str, Artifact], role: str) -> LocalSubject:
 
 
 @torch.inference_mode()
-def answer_loss(subject: LocalSubject, chat: Conversation, progress: Progress) -> tuple[float, int]:
-    """Summed loss of what the assistant says in nats, and its tokens; of what fits into the context."""
+def answer_loss(subject: LocalSubject, chat: Conversation, room: int, progress: Progress) -> tuple[float, int]:
+    """Summed loss of what the assistant says in nats, and its tokens; of the conversation's first `room` tokens."""
     rendered = require_template(subject.template).render_all([chat])[0]
-    ids, mask = rendered.ids[: subject.context], rendered.mask[: subject.context]
+    ids, mask = rendered.ids[:room], rendered.mask[:room]
     targets = [token if learnt else IGNORED for token, learnt in zip(ids[1:], mask[1:], strict=True)] + [IGNORED]
     device = next(subject.model.parameters()).device
     if all(target == IGNORED for target in targets):

@@ -100,7 +100,11 @@ class LinearCrossEntropy(Function):
     @staticmethod
     def backward(ctx: Any, dtotal: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         dhidden_XD, dweight_VD = ctx.saved_tensors
-        return dhidden_XD * dtotal, dweight_VD * dtotal if ctx.needs_input_grad[1] else None, None, None
+        if not ctx.needs_input_grad[1]:
+            dweight_VD = None
+        elif not on_cpu(dtotal) or float(dtotal) != 1:  # training asks for 1: no second gradient of the head's size
+            dweight_VD = dweight_VD * dtotal
+        return dhidden_XD * dtotal, dweight_VD, None, None
 
 
 def add(total: Tensor, part: Tensor) -> None:

@@ -20,6 +20,8 @@ class DividedMuon(torch.optim.Optimizer):
 
     Args:
         named: this process's part of each matrix, by the name of the weight.
+
+    The state of each part holds its `momentum_buffer`, as with `torch.optim.Muon`; `MasterOptimizer` makes it.
     """
 
     def __init__(self, named: Mapping[str, Tensor], weight_decay: float, engine: Engine):
@@ -41,7 +43,7 @@ class DividedMuon(torch.optim.Optimizer):
     def _nesterov(self, part: Tensor) -> Tensor:
         """momentum <- m momentum + (1 - m) gradient; the update looks one step ahead."""
         assert part.grad is not None
-        kept = self.state[part].setdefault("momentum_buffer", torch.zeros_like(part))
+        kept = self.state[part]["momentum_buffer"]
         kept.lerp_(part.grad, 1 - MOMENTUM)
         return part.grad.lerp(kept, MOMENTUM)
 

@@ -6,7 +6,7 @@ Hutter 2019) takes the rest: embeddings, heads, norms and biases.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,16 +69,35 @@ class MasterOptimizer:
         if groups := [group for group in groups if group["params"]]:
             self.optimizers.append(torch.optim.AdamW(groups, betas=betas, eps=1e-8, fused=fused))
         self.portions = list(self._portions())
+        self._make_moments()
+
+    def _make_moments(self) -> None:
+        """Give every master its moments before the first step, where torch makes them after it: among activations.
+
+        There they leave holes that later ones do not fit: 60 to 90 MB of 2,400 with 110 million weights.
+        """
+        self.updated = False
+        for optimizer in self.optimizers:
+            adamw = isinstance(optimizer, torch.optim.AdamW)
+            for group in optimizer.param_groups:
+                for master in group["params"]:
+                    kinds = ("exp_avg", "exp_avg_sq") if adamw else ("momentum_buffer",)
+                    state = {kind: torch.zeros_like(master) for kind in kinds}
+                    if adamw:
+                        state["step"] = torch.zeros((), device=master.device if group["fused"] else None)
+                    optimizer.state[master] = state
 
     def _portions(self) -> Iterator[tuple[torch.optim.Optimizer, list[int]]]:
         """An optimiser and places of weights that it updates together: about 64 MB of float32, the same everywhere.
 
-        As many as there are processes, or a multiple, as they take turns at matrices (`DividedMuon`).
+        As many as there are processes, or a multiple, as they take turns at matrices (`DividedMuon`). The largest come
+        last: what the others' gradients leave free has room for theirs.
         """
         place_of = {master: place for place, master in enumerate(self.masters)}
         for optimizer in self.optimizers:
             portion, numbers = list[int](), 0
-            for place in (place_of[master] for group in optimizer.param_groups for master in group["params"]):
+            places = [place_of[master] for group in optimizer.param_groups for master in group["params"]]
+            for place in sorted(places, key=lambda place: self.weights[place].numel()):
                 size = self.weights[place].numel()
                 if portion and numbers + size > PORTION and len(portion) % self.engine.places == 0:
                     yield optimizer, portion
@@ -142,6 +161,7 @@ class MasterOptimizer:
             for place in portion:
                 self.masters[place].grad = None
                 self._write_back(place)
+        self.updated = True
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -155,33 +175,35 @@ class MasterOptimizer:
             part.copy_(master)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that must be saved to go on exactly: master weights and the optimisers' moments, by name."""
+        """Everything that must be saved to go on exactly: master weights and the optimisers' moments, by name.
+
+        Moments that are still zero are left out.
+        """
+        states = self._states()
         for name, master in zip(self.names, self.masters, strict=True):
             yield f"master.{name}", master.detach()
-            for optimizer in self.optimizers:
-                for key, value in optimizer.state.get(master, {}).items():
-                    yield f"{key}.{name}", torch.as_tensor(value)
+            if self.updated:
+                for key, value in states[master].items():
+                    yield f"{key}.{name}", value
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take back what `tensors` gave."""
-        states: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        given: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for full, value in tensors.items():
             key, _, owner = full.partition(".")
-            states[owner][key] = value
-        for name, master in zip(self.names, self.masters, strict=True):
-            master.copy_(states[name]["master"])
-            for optimizer in self.optimizers:
-                if any(master is one for group in optimizer.param_groups for one in group["params"]):
-                    kept = {key: value for key, value in states[name].items() if key in MOMENTS}
-                    moments = {key: value.to(master.device, copy=True) for key, value in kept.items()}
-                    optimizer.state.pop(master, None)
-                    if moments:
-                        optimizer.state[master] = moments
+            given[owner][key] = value
+        states, pairs = self._states(), list(zip(self.names, self.masters, strict=True))
+        self.updated = all(states[master].keys() <= given[name].keys() for name, master in pairs)
+        for name, master in pairs:
+            master.copy_(given[name]["master"])
+            for key, value in states[master].items():
+                value.copy_(given[name][key]) if self.updated else value.zero_()
         self.write_back()
 
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # what AdamW and Muon call what they keep
+    def _states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """What the optimisers keep of every master."""
+        return {master: state for optimizer in self.optimizers for master, state in optimizer.state.items()}
 
 
 def _master(part: Tensor) -> nn.Parameter:

@@ -213,6 +213,22 @@ def test_loss(rows, z_loss, way):
     )  # fmt: skip
 
 
+def test_a_loss_taken_back_twice_and_at_half_gives_the_gradients_of_each_time() -> None:
+    """The head is the embedding, too, whose gradient may be added to the head's where it lies."""
+    weight = torch.nn.Parameter(torch.randn(40, 16, generator=torch.Generator().manual_seed(3)))
+    ids, targets = torch.arange(8), torch.arange(8) * 3
+
+    def loss(function: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        return function(torch.nn.functional.embedding(ids, weight).tanh(), weight, targets)[0]
+
+    (once,) = torch.autograd.grad(loss(cross_entropy.plain_linear_cross_entropy), weight)
+    found = loss(cross_entropy.linear_cross_entropy)
+    for share, times in ((1.0, 1.0), (1.0, 2.0), (0.5, 2.5)):
+        found.backward(torch.tensor(share), retain_graph=True)
+        assert weight.grad is not None
+        torch.testing.assert_close(weight.grad, times * once, atol=1e-5, rtol=1e-5)
+
+
 def test_loss_without_gradients(way):
     hidden, weight, targets = torch.randn(700, 16), torch.randn(50, 16), torch.randint(0, 50, (700,))
     total, loss = cross_entropy.plain_linear_cross_entropy(hidden, weight, targets, 0.01)

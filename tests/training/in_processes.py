@@ -114,14 +114,11 @@ def run_case(case: dict[str, Any], folder: Path, engine: Engine) -> list[dict[st
 
 def grown(case: dict[str, Any], folder: Path, engine: Engine) -> None:
     """Write down by how many bytes this process grew at most while it got its part of a network of some size."""
-    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # the first one of a process loads torch's compiler
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     config = TransformerConfig(width=512, layers=12, heads=4, hidden=2048, max_positions=64, vocabulary=4096, tied=True)
     with outline():
         model = LanguageModel(config)
-    module, _ = engine.start(Scored(model.initialise(1), next_token_loss(config)), LoopSettings(
-        steps=1, rows=1, learning_rate=0.1, optimizer="adamw"
-    ))  # fmt: skip
+    module = engine.wrap(Scored(model.initialise(1), next_token_loss(config)))
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     row = {"grown": more, "whole": 4 * count_parameters(config), "meta": any(w.is_meta for w in module.parameters())}
     (folder / f"grown-{engine.name}-{engine.place}.json").write_text(json.dumps(row))

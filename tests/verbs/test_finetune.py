@@ -149,6 +149,17 @@ def test_a_prefix_leaves_room_for_the_longest_rows(model: Path, verb: Verb, tmp_
     assert settings["context"] + settings["prefix_tokens"] == 256
 
 
+def test_a_prefix_and_the_model_before_it_are_judged_on_the_same_tokens(
+    model: Path, verb: Verb, tmp_path: Path
+) -> None:
+    """Every row is longer than the room behind the prefix: more tokens before than after were a gain of the prefix."""
+    data = write(tmp_path / "rows.jsonl", [{"instruction": f"Say {row}.", "output": "red " * 300} for row in range(20)])
+    few = ("--long-rows", "truncate", "--set", "steps=1")
+    judged = run(verb, model, data, "--method", "prefix", *few)["answers"]["measurements"]
+    difference = judged["heldout_loss_after"] - judged["heldout_loss_before"]
+    assert judged["change"] == pytest.approx(difference, abs=2e-5)
+
+
 def test_exactly_so_many_rows_are_held_out(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:
     run(verb, model, data, "--epochs", 0.1)
     chats = next(one for one in Store(tmp_path / "store").all() if one.kind == "conversations")

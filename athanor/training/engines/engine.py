@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from athanor.training.engines.cut import Cut
 from athanor.training.objective import Scored
 
+AT_ONCE = 4_000_000  # numbers of a gradient whose length is taken
+
 
 class Engine:
     """One process.
@@ -102,9 +104,11 @@ class Engine:
 
 def length_of(gradients: Sequence[Tensor]) -> Tensor:
     """Length of all of them as one vector, in float32 whatever their number type; 0 of none."""
-    if not gradients:
+    # On a CPU torch copies what it adds up to float32: not a whole embedding at once.
+    pieces = [piece for gradient in gradients for piece in gradient.flatten().split(AT_ONCE)]
+    if not pieces:
         return torch.tensor(0.0)
-    lengths = torch._foreach_norm(gradients, 2, torch.float32)  # as `torch.nn.utils.get_total_norm`, which rounds bf16
+    lengths = torch._foreach_norm(pieces, 2, torch.float32)  # as `torch.nn.utils.get_total_norm`, which rounds bf16
     return torch.linalg.vector_norm(torch.stack(lengths))
 
 
