@@ -274,8 +274,9 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        dq_BTNH, dk_BTKH, dv_BTKH = (torch.empty(x.shape, dtype=x.dtype) for x in ctx.saved_tensors[:3])
-        attend_back(*ctx.saved_tensors, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH, ctx.scale)
+        saved = ctx.saved_tensors  # once: with recomputation a second look is an error
+        dq_BTNH, dk_BTKH, dv_BTKH = (torch.empty(x.shape, dtype=x.dtype) for x in saved[:3])
+        attend_back(*saved, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH, ctx.scale)
         return dq_BTNH, dk_BTKH, dv_BTKH, None, None, None
 
 
