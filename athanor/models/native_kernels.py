@@ -45,10 +45,10 @@ def share(rows: int, numbers: int, work: Callable[[int, int, int], object]) -> N
     """Call work(part, first row, end) for as many parts of the rows as torch uses threads (`parts_of`)."""
     count = parts_of(numbers)
     bounds = [rows * part // count for part in range(count + 1)]
-    if count == 1:
-        work(0, 0, rows)
-    else:
-        list(pool(count).map(work, range(count), bounds[:-1], bounds[1:]))
+    others = [pool(count - 1).submit(work, part, bounds[part], bounds[part + 1]) for part in range(1, count)]
+    work(0, 0, bounds[1])
+    for other in others:
+        other.result()
 
 
 def parts_of(numbers: int) -> int:
@@ -274,8 +274,9 @@ class Attention(Function):
 
     @staticmethod
     def backward(ctx: Any, dy_BTNH: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        dq_BTNH, dk_BTKH, dv_BTKH = (torch.empty(x.shape, dtype=x.dtype) for x in ctx.saved_tensors[:3])
-        attend_back(*ctx.saved_tensors, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH, ctx.scale)
+        saved = ctx.saved_tensors  # once: with recomputation a second look is an error
+        dq_BTNH, dk_BTKH, dv_BTKH = (torch.empty(x.shape, dtype=x.dtype) for x in saved[:3])
+        attend_back(*saved, dy_BTNH, dq_BTNH, dk_BTKH, dv_BTKH, ctx.scale)
         return dq_BTNH, dk_BTKH, dv_BTKH, None, None, None
 
 

@@ -9,7 +9,7 @@
 #define PANEL 64                 /* columns */
 #define NEAR 65536               /* words that a core's own cache holds beside the panel that is read */
 #define SLICE 262144             /* words of panels at a time */
-#define DEEP 256                 /* words of a sum before it is added to memory, where rows are far apart */
+#define DEEP 256 /* words of a sum before it is added to memory, where rows are far apart */
 #define STRIP 48                 /* columns of the left factor side by side: whole tiles, whole registers */
 #define AT_ONCE (4 * STRIP)
 #define AHEAD 8 /* words that are fetched before they are packed */
@@ -20,22 +20,43 @@ static word *scratch(int64_t words, void **given) {
     return *given ? (word *)(((uintptr_t)*given + 63) / 64 * 64) : NULL;
 }
 
-/* Packs rows of words whose numbers stand one below the other: panels [columns / 64][deep][64]. */
+/* `wide` words whose numbers stand one below the other, with zeros for columns that are not there. */
+INSIDE void pack_line(word *to, const number *from, int64_t row, int64_t columns, const int wide) {
+    if (columns >= wide)
+#pragma GCC unroll 4
+        for (int i = 0; i < wide; i += 16) _mm512_storeu_si512(to + i, words_down(from + i, row, 0xFFFF));
+    else
+        for (int i = 0; i < wide; i += 16) _mm512_storeu_si512(to + i, words_down(from + i, row, lowest(columns - i)));
+}
+
+/* Packs columns for products with as many columns: panels [columns / 64][deep][64]. */
 INSIDE void pack_down(word *to, const number *from, int64_t row, int64_t deep, int64_t columns) {
     for (int64_t n = 0; n < columns; n += PANEL)
         for (int64_t d = 0; d < deep; d++)
-            for (int64_t i = 0; i < PANEL; i += 16)
-                _mm512_storeu_si512(to + n * deep + d * PANEL + i,
-                                    words_down(from + d * NUMBERS * row + n + i, row, lowest(columns - n - i)));
+            pack_line(to + n * deep + d * PANEL, from + d * NUMBERS * row + n, row, columns - n, PANEL);
+}
+
+/* Packs columns that become rows: strips [columns / 48][deep][48]. Lines that are needed soon are asked for: the
+   processor does not foresee such strides. */
+INSIDE void pack_strips(word *to, const number *from, int64_t row, int64_t deep, int64_t columns) {
+    for (int64_t d = 0; d < deep; d++, from += NUMBERS * row)
+        for (int64_t n = 0; n < columns; n += STRIP) {
+            for (int ahead = 0; ahead < NUMBERS; ahead++)
+                for (size_t byte = 0; byte < STRIP * sizeof *from; byte += 64)
+                    _mm_prefetch((const char *)(from + (AHEAD * NUMBERS + ahead) * row + n) + byte, _MM_HINT_T0);
+            pack_line(to + n * deep + d * STRIP, from + n, row, columns - n, STRIP);
+        }
 }
 
 /* One tile: rounded to y, or (+)= sums. */
 INSIDE void one(const word *a, int64_t a_row, int64_t a_deep, const word *panel, int64_t deep, float *sums, number *y,
                 int64_t y_row, int64_t columns, int add, const int tall) {
     __m512 got[TALL][WIDE];
-    if (add)
-        for (int m = 0; m < tall; m++)
-            for (int n = 0; n < WIDE; n++) _mm_prefetch((const char *)(sums + m * y_row + 16 * n), _MM_HINT_T0);
+    for (int m = 0; m < tall; m++) /* where the sums go is asked for while they are made */
+        for (int n = 0; n < PANEL; n += 16) {
+            if (sums) _mm_prefetch((const char *)(sums + m * y_row + n), _MM_HINT_T0);
+            else if (n % 32 == 0 || sizeof *y == 4) _mm_prefetch((const char *)(y + m * y_row + n), _MM_HINT_T0);
+        }
     tile(got, a, a_row, a_deep, panel, PANEL, deep, tall, WIDE);
     if (sums) {
         keep(got, sums, y_row, columns, add, tall, WIDE);
@@ -100,14 +121,7 @@ FAST int64_t OF(product_down)(const void *left, const void *right, float *sums, 
         pack_down(panels, b + m * columns, columns, deep, columns);
         for (int64_t i = first; i < last; i += AT_ONCE) {
             int64_t count = last - i < AT_ONCE ? last - i : AT_ONCE;
-            for (int64_t d = 0; d < deep; d++)
-                for (int64_t j = 0; j < count; j += 16) {
-                    const number *from = a + (m + d * NUMBERS) * a_columns + i + j;
-                    for (int64_t ahead = 0; ahead < NUMBERS; ahead++) /* the processor does not foresee such strides */
-                        _mm_prefetch((const char *)(from + (AHEAD * NUMBERS + ahead) * a_columns), _MM_HINT_T0);
-                    _mm512_storeu_si512(strips + j / STRIP * STRIP * deep + d * STRIP + j % STRIP,
-                                        words_down(from, a_columns, lowest(count - j)));
-                }
+            pack_strips(strips, a + m * a_columns + i, a_columns, deep, count);
             for (int64_t n = 0; n < columns; n += PANEL)
                 for (int64_t j = 0; j < count; j += STRIP)
                     column_of_tiles(strips + j * deep, 1, STRIP, TALL, panels + n * deep, deep,

@@ -171,10 +171,22 @@ def _trained(one: Any, model: nn.Module, flops: float, rows: int, length: int, t
     trunks = trunks or [model.config.trunk]  # XLNet's has layers of its own
     kept = -(-rows // one.accumulate) * length * sum(kept_by(trunk, length, one.recompute) for trunk in trunks)
     head = max(weight.numel() for weight in model.parameters())
-    learnt = 0 if isinstance(one, AdaptSettings) else number + 12 + (0 if one.average is None else 4)
-    memory = PROGRAM_MEMORY + count * (number + learnt) + (kept + head) * number + more
+    held, gradients = number, 0
+    if not isinstance(one, AdaptSettings):
+        held, gradients = bytes_per_weight(number, one.accumulate, one.average is not None), count
+    # Gradients come as activations go: the most is held before a backward pass or after it.
+    memory = PROGRAM_MEMORY + count * held + (max(kept, gradients) + head) * number + more
     flops_here = flops * (4 / 3 if one.recompute else 1)  # forward once more; the model's own FLOPs stay
     return Estimate(2 + flops_here / (peak_of(one.dtype) * PROCESSOR_SHARE[one.dtype]), memory, flops, count, tokens)
+
+
+def bytes_per_weight(number: int, passes: int, averaged: bool) -> int:
+    """Bytes that training holds for a weight of `number` bytes when the last of a step's passes begins.
+
+    They are itself, AdamW's two moments, in bf16 a float32 master (a float32 weight is its own), the float32 sum of the
+    gradients of the passes before, and its average.
+    """
+    return number + 8 + 4 * (number < 4) + 4 * (passes > 1) + 4 * averaged
 
 
 def kept_by(trunk: TransformerConfig, length: int, recompute: bool) -> int:
@@ -237,6 +249,6 @@ def _assumptions(dtype: str) -> list[str]:
         f"training reaches {PROCESSOR_SHARE[dtype]:.0%} of the matrix-product speed measured here, in {dtype}",
         f"text: read {READ_RATE / 1e6:.0f}, clean {CLEAN_RATE / 1e6:.0f}, learn merges {MERGE_RATE / 1e6:.1f}, "
         f"tokenise {PACK_RATE / 1e6:.0f}, index {INDEX_RATE / 1e6:.0f} MB/s",
-        "memory: weights, gradients, fp32 masters and moments, activations; 1 GB for the program, "
+        "memory: weights, gradients, their fp32 sums, masters and moments, activations; 1 GB for the program, "
         "6 kB per conversation",
     ]

@@ -17,7 +17,9 @@ from athanor.models.config import TransformerConfig
 from athanor.models.shapes import block_products, count_parameters, describe, flops_per_token, kept_per_token
 from athanor.recipes.processes import among_others, spreads
 
-HELD = 18  # bytes per weight: bf16 weight, and in fp32 gradient, master and two moments (Muon keeps one: 4 fewer)
+# Bytes per weight: bf16 weight, and in fp32 the gradients' sum, master and two moments (Muon keeps one: 4 fewer). Where
+# a step is one pass, its gradients stay bf16: 2 fewer; how many passes it takes is known only afterwards.
+HELD = 18
 USABLE = 0.9  # of a device's memory; the rest is the runtime's
 PER_MACHINE = 8  # devices of one machine, as in a DGX A100
 LONGEST = 60 * 86_400  # seconds: GLM-130B's training took 60 days (Zeng et al. 2022, section 1)

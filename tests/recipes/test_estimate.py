@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from athanor.base.progress import SilentProgress
-from athanor.recipes.estimate import forecast
+from athanor.recipes.estimate import bytes_per_weight, forecast
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.resolved import until_step
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Store
+from athanor.training.average import Average
 from athanor.training.corpus import row_flops
 from athanor.training.networks import build
+from athanor.training.optimizer import MasterOptimizer
 from tests.conftest import athanor
 from tests.training.pretraining import OBJECTIVES
 
@@ -85,12 +88,37 @@ def test_fine_tuning_is_reckoned_by_its_own_rows_and_its_own_model(tmp_path: Pat
 
 
 def test_what_is_computed_again_is_not_reckoned_as_kept() -> None:
-    """Eight layers of 384, 16 rows of 512 in bf16: 2.23 GB were measured, with recomputation 1.36, in quarters 1.22."""
+    """Eight layers of 384, 16 rows of 512 in bf16: 1.93 GB were measured, with recomputation 1.21, in quarters 1.07.
+
+    A plan is no lower, and up to half higher: 1 GB stands for a program of 0.6 to 0.8, and it counts attention's
+    probabilities, which the C library does not keep.
+    """
     shape = {"layers": 8, "width": 384, "heads": 6, "hidden": 1024, "context": 512, "rows": 16, "steps": 3}
     told = [f"next_token.{key}={value}" for key, value in (shape | {"dtype": "bfloat16"}).items()]
     found = []
     for more in ([], ["next_token.recompute=true"], ["next_token.accumulate=4"]):
         recipe = load_recipe("objectives", ["data.max_bytes=60000", "tokenizer.vocabulary=2000", *told, *more])
         found.append(forecast(plan_recipe(until_step(recipe, "next_token"))).steps["next_token"])
-    assert [one.memory / 1e9 for one in found] == pytest.approx([2.23, 1.36, 1.22], rel=0.3)
+    assert all(1 < one.memory / 1e9 / used < 1.5 for one, used in zip(found, [1.93, 1.21, 1.07], strict=True))
     assert found[1].flops == found[0].flops and found[1].seconds > 1.2 * found[0].seconds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_bytes_of_a_weight_are_those_that_lie_in_memory(dtype: torch.dtype, passes: int) -> None:
+    """Every tensor of a model and its optimiser counted, where the last pass of the second step begins."""
+    model = torch.nn.Linear(64, 64, bias=False).to(dtype)
+    optimizer = MasterOptimizer(model, "adamw", (0.9, 0.95), 0.1)
+    average = Average(optimizer.names, optimizer.masters, 0.9)
+    for number in range(2 * passes - 1):
+        last = number % passes == passes - 1
+        model(torch.ones(1, 64, dtype=dtype)).sum().backward()
+        optimizer.collect(last)
+        if last:
+            optimizer.update(0.1, 1.0)
+    moments = [one for state in optimizer.optimizers[0].state.values() for one in state.values() if one.dim()]
+    found = [model.weight, model.weight.grad, *optimizer.masters, *moments, *optimizer.gradients]
+    storages = {one.data_ptr(): one.nbytes for one in found if one is not None}
+    assert sum(storages.values()) == bytes_per_weight(dtype.itemsize, passes, False) * 64 * 64
+    storages |= {one.data_ptr(): one.nbytes for one in average.averages}
+    assert sum(storages.values()) == bytes_per_weight(dtype.itemsize, passes, True) * 64 * 64

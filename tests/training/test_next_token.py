@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,15 +67,19 @@ def test_z_loss_is_palms_and_its_gradient_that_of_autograd() -> None:
         torch.testing.assert_close(one, other, rtol=2e-4, atol=1e-4)
 
 
-def test_recomputing_changes_no_bit() -> None:
-    plain, again = LanguageModel(CONFIG).initialise(0), LanguageModel(CONFIG).initialise(0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head", [8, 64])
+def test_recomputing_changes_no_bit(head: int, dtype: torch.dtype) -> None:
+    """Heads of 64 are those whose attention the C library computes."""
+    config = replace(CONFIG, head_width=head)
+    plain, again = (LanguageModel(config).initialise(0).to(dtype) for _ in range(2))
     apply_techniques(again, LoopSettings(steps=1, rows=3, learning_rate=0.1, recompute=True))
     kept: dict[str, int] = {}
     found = []
     for name, model in (("plain", plain), ("again", again)):
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, s=sizes: s.append(x.nbytes) or x, lambda x: x):
-            total, _, _ = next_token_loss(CONFIG)(model, rows())
+            total, _, _ = next_token_loss(config)(model, rows())
         kept[name] = sum(sizes)
         found.append((total, gradients(model, total)))
     assert torch.equal(found[0][0], found[1][0])
