@@ -91,8 +91,9 @@ def test_the_library_updates_as_torch_does_in_float64(dtype: torch.dtype, passes
     for _ in range(30):
         for piece in range(passes):
             for weight, other in zip(model.parameters(), exact, strict=True):
-                weight.grad = torch.randn_like(weight)
-                other.grad = weight.grad.double() * 0.3 + (0 if piece == 0 else other.grad)
+                fresh = torch.randn_like(weight)
+                weight.grad = fresh if weight.grad is None else weight.grad + fresh
+                other.grad = fresh.double() * 0.3 + (0 if piece == 0 else other.grad)
             ours.collect(last=piece == passes - 1)
         ours.update(0.01, 0.3)
         theirs.step()
