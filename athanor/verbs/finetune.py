@@ -57,7 +57,8 @@ def command(
     """Teach MODEL (an artifact's name or a checkpoint's folder) the conversations in DATA.
 
     DATA is a file or a folder of .json, .jsonl, .gz or .zst in any form that is known by its keys: OpenAI messages,
-    ShareGPT, Alpaca, GSM8K. Only what the assistant says is learnt. Whatever is not given is chosen, with its reason.
+    ShareGPT, Alpaca, GSM8K, prompt and completion. Only what the assistant says is learnt, but for turns of weight 0.
+    Whatever is not given is chosen, with its reason.
     The model itself stays as it is: what was learnt is an adapter beside it (--method full and freeze: a new model).
     """
     from athanor.base.progress import make_progress
