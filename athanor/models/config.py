@@ -75,7 +75,7 @@ class TransformerConfig:
             if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(get_args(hint))}")
         if self.head_width is None and self.width % self.heads:
-            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}: set head_width")
+            raise ValueError(f"width={self.width} is not a multiple of heads={self.heads}")
         if self.heads % self.key_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.tied and self.vocabulary is None:

@@ -246,7 +246,9 @@ def choose(scale: str, do: str, given: Mapping[str, Any] | None = None) -> dict[
 
 def _for_objective(chosen: Mapping[str, Choice], objective: str) -> dict[str, Choice]:
     """The numbers of pretraining for a network that is not the next token's."""
-    own = {name: choice for name, choice in chosen.items() if name != "kv_heads"}  # as many as heads
+    from athanor.training.networks import ONLY_FOR
+
+    own = {name: choice for name, choice in chosen.items() if objective in ONLY_FOR.get(name, (objective,))}
     hidden, rate = int(own["hidden"].value), float(own["learning_rate"].value)
     if objective != "span_corruption":
         own["hidden"] = Choice(hidden * 3 // 2, "two matrices, where a gated layer has three: as many weights")

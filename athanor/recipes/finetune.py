@@ -29,6 +29,7 @@ MEANT_FOR = {
     "rank": LOW_RANK, "alpha": LOW_RANK, "targets": MERGEABLE, "prefix_tokens": ("prefix", "ptuning"),
     "last_layers": ("freeze",),
 }  # fmt: skip
+NO_DOCUMENTS = ("document_rows", "compare_every")
 LONG_ROWS = ("refuse", "truncate", "split")
 LOOKS = 10  # at held-out conversations, over the run
 
@@ -87,9 +88,9 @@ def decide(model: Path, artifact: Artifact | None, data: str, wish: Wish) -> Fin
     check(wish)
     tokenizer, template = open_chat(model)
     family, config = read_family(model)
-    check_vocabulary(tokenizer, config.vocabulary, model)
     if family.build is not LanguageModel:
         raise AthanorError(f"{model} holds a network of the family {family.name}", allowed="a language model")
+    check_vocabulary(tokenizer, config.vocabulary, model)
     if wish.context is not None and not 16 <= wish.context <= config.max_positions:
         raise AthanorError(
             f"context={wish.context:,}", allowed=f"16 to {config.max_positions:,}: the positions of the model"
@@ -120,6 +121,11 @@ def check(wish: Wish) -> None:
     if wish.rows is not None and wish.rows < 1:
         raise AthanorError(f"rows={wish.rows}", allowed="1 or more")
     for name, value in (wish.more or {}).items():
+        if name in NO_DOCUMENTS and value:
+            raise AthanorError(
+                f"--set {name}={value}: here are no documents beside the conversations",
+                fix="a recipe's step `finetune` takes them, from: {model: …, conversations: …, shards: …}",
+            )
         option = "long_rows" if name == "too_long" else name
         if option in Wish.__dataclass_fields__:
             flag = "--" + option.replace("_", "-")
@@ -143,6 +149,8 @@ def check_fit(situation: Situation, chosen: Mapping[str, Any], wish: Wish) -> No
         raise AthanorError(
             f"method={method} on an INT4 model: codes cannot learn", allowed="qlora, ia3, prefix, ptuning"
         )
+    if wish.last_layers is not None and not 1 <= wish.last_layers <= config.layers:
+        raise AthanorError(f"last_layers={wish.last_layers}", allowed=f"1 to {config.layers}, the layers of the model")
     room = config.max_positions - chosen.get("prefix_tokens", 0)
     if not 16 <= chosen["context"] <= room:
         raise AthanorError(

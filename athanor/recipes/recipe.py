@@ -134,7 +134,9 @@ def _apply(rows: dict[str, Any], override: str) -> None:
         rows[step] = value
         return
     steps = rows.get("steps") or {}
-    if not dot or step not in steps:
+    if step in steps and not key:
+        raise AthanorError(f"{override!r} names no setting of {step}", allowed=f"{step}.key=value")
+    if step not in steps:
         raise AthanorError(
             f"{override!r}: there is no step {step!r} in this recipe",
             allowed=", ".join(steps) + " as step.key=value; scale=NAME; seed=NUMBER", fix=nearest(step, steps),

@@ -138,6 +138,7 @@ def run_recipe(
         Stopped: a stop was asked for; everything finished is kept, and a resumable step has saved where it was.
         AthanorError: a step refused its input or its result.
     """
+    require_programs([planned for planned in plan if not store.has(planned.artifact)])
     store.create()
     gc.freeze()  # torch's objects live as long as we do: collecting around them halved the speed of reading
     made: dict[str, Artifact] = {}
@@ -156,6 +157,23 @@ def run_recipe(
         if made:
             store.remember(recipe.name, {name: artifact.id for name, artifact in made.items()})
     return made
+
+
+def require_programs(plan: Sequence[PlannedStep]) -> None:
+    """Refuse before anything is made what would be refused when a step that trains begins.
+
+    Raises:
+        AthanorError: a tracker or the compiler is not on this machine.
+    """
+    for planned in plan:
+        if getattr(planned.settings, "tracker", "none") != "none":
+            from athanor.training.trackers import require_tracker
+
+            require_tracker(planned.settings.tracker)  # type: ignore[attr-defined]
+        if getattr(planned.settings, "compile", False):
+            from athanor.training.techniques import require_compiler
+
+            require_compiler()
 
 
 def follow_recipe(plan: Sequence[PlannedStep], store: Store, progress: Progress) -> None:

@@ -56,7 +56,9 @@ class SyncedAlongside:
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints, self.work = checkpoints, Alongside()
 
-    def save(self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool) -> None:
+    def save(
+        self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: int | None
+    ) -> None:
         """Write the checkpoint, and go on before it is on the disk; waits first for the checkpoint before.
 
         Raises:

@@ -37,7 +37,9 @@ class Background:
         self.copies: dict[str, Tensor] = {}
         self.work = Alongside(lambda problem: explained(problem, checkpoints.folder))
 
-    def save(self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool) -> None:
+    def save(
+        self, step: int, parts: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: int | None
+    ) -> None:
         """Copy the parts and begin to write them; waits first for the checkpoint before.
 
         Raises:
@@ -57,7 +59,7 @@ class Background:
         """Until the last checkpoint is whole; see `Alongside.wait`."""
         self.work.wait()
 
-    def _write_together(self, step: int, parts: Mapping[str, Tensor], state: Any, lines: str, best: bool) -> None:
+    def _write_together(self, step: int, parts: Mapping[str, Tensor], state: Any, lines: str, best: int | None) -> None:
         first, kept = self.engine.first, self.checkpoints
         self._by_first(lambda: kept.begin(step))
         temporary = kept.temporary(step)

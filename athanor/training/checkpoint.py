@@ -6,6 +6,7 @@ a checksum for each. No format in use notices a flipped bit (safetensors, torch.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ from athanor.store.tensors import hash_header, hash_tensors
 from athanor.training.engines.engine import Engine, owner_of
 from athanor.training.history import METRICS
 
-TENSORS, STATE, NEWEST, BEST = "state.safetensors", "state.json", "newest", "best"
+TENSORS, STATE, NEWEST = "state.safetensors", "state.json", "newest"
+NAME = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Checkpoints:
         self.complaints: list[str] = []
 
     def save(
-        self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: bool = False
+        self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], lines: str, best: int | None = None
     ) -> None:
         """Write the checkpoint of `step`: temporary folder, checksums, fsync, rename, fsync of the parent, pointer.
 
@@ -84,7 +86,7 @@ class Checkpoints:
             tensors: any number type that safetensors has, on any device.
             state: JSON.
             lines: metrics.jsonl as it stands.
-            best: it is kept until a better one is written.
+            best: step of the best so far, which is kept beside the newest.
 
         Raises:
             AthanorError: the disk is full; every older checkpoint is still there.
@@ -101,7 +103,9 @@ class Checkpoints:
             self.abandon(step)
             raise explain_disk_error(problem, path) from problem
 
-    def finish(self, step: int, hashes: Mapping[str, str], state: Mapping[str, Any], lines: str, best: bool) -> None:
+    def finish(
+        self, step: int, hashes: Mapping[str, str], state: Mapping[str, Any], lines: str, best: int | None
+    ) -> None:
         """Wait until what `write` wrote is on the disk, and make the checkpoint whole."""
         path = self.temporary(step) / TENSORS
         try:
@@ -127,7 +131,9 @@ class Checkpoints:
         """Give the space of an unfinished checkpoint back."""
         shutil.rmtree(self.temporary(step), ignore_errors=True)
 
-    def commit(self, step: int, sums: Mapping[str, Any], state: Mapping[str, Any], lines: str, best: bool) -> None:
+    def commit(
+        self, step: int, sums: Mapping[str, Any], state: Mapping[str, Any], lines: str, best: int | None
+    ) -> None:
         """Make whole what stands, written and synced, in the temporary folder, and delete what is too old.
 
         Args:
@@ -142,13 +148,12 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             sync_folder(self.folder)
-            for name in (NEWEST, BEST) if best else (NEWEST,):
-                write_atomic(self.folder / name, final.name + "\n")
+            write_atomic(self.folder / NEWEST, final.name + "\n")
         except OSError as problem:
             self.abandon(step)
             raise explain_disk_error(problem, final) from problem
         for old in self.all()[: -self.keep]:
-            if old.name != self._named(BEST):
+            if step_of(old) != best:
                 shutil.rmtree(old)
 
     def load(self, before: int | None = None) -> Found | None:
@@ -175,18 +180,15 @@ class Checkpoints:
         """The checkpoint of a step that was found whole by another process."""
         return read_checkpoint(self.folder / f"step-{step:08d}")
 
-    def best(self) -> Found | None:
-        """The checkpoint that was best, or none when it is damaged or was never written."""
-        path = self.folder / (self._named(BEST) or "none")
+    def whole(self, step: int) -> Found | None:
+        """The checkpoint of a step, or none when it is damaged or not there."""
+        path = self.folder / f"step-{step:08d}"
         return None if what_is_wrong(path) else read_checkpoint(path)
-
-    def _named(self, pointer: str) -> str:
-        path = self.folder / pointer
-        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
     def all(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-*"), key=step_of)
+        found = (path for path in self.folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir())
+        return sorted(found, key=step_of)
 
 
 def read_checkpoint(path: Path) -> Found:

@@ -1,5 +1,6 @@
 """The parts of one training run, and how it is saved, resumed and taken back."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Run:
         parts = dict(self.optimizer.tensors())
         if self.average is not None:
             parts |= dict(self.average.tensors())
-        best = self.settings.keep_best and bool(self.history.rows) and self.best()
+        best = self.best_step() if self.settings.keep_best else None
         self.writer.save(self.step, parts, {"guard": self.guard.state()}, self.history.lines(), best)
         self.saved = time.monotonic()
 
@@ -107,10 +108,14 @@ class Run:
         self.model.train()
         return {**watched, **samples}
 
+    def best_step(self) -> int | None:
+        """Steps taken when the first watched figure was lowest, of equal ones the last; None: nothing was watched."""
+        looked = [row for row in reversed(self.history.rows) if "watched" in row]
+        return None if not looked else 1 + min(looked, key=first_figure)["step"]
+
     def best(self) -> bool:
         """Whether the newest row's first watched figure is the lowest so far."""
-        figures = [next(iter(row["watched"].values())) for row in self.history.rows if "watched" in row]
-        return "watched" in self.history.rows[-1] and figures[-1] == min(figures)
+        return "watched" in self.history.rows[-1] and self.best_step() == self.step
 
     def finish(self) -> list[Row]:
         """The rows; the model holds the averaged weights where they were asked for.
@@ -120,10 +125,11 @@ class Run:
         """
         rows = self.history.rows
         self.settle()
-        if self.settings.keep_best and not self.best():
-            best = self.checkpoints.best()
+        step = self.best_step() if self.settings.keep_best else None
+        if step is not None and step != self.step:
+            best = self.checkpoints.whole(step)
             if best is None:
-                self.progress.note("  the best checkpoint is damaged: these are the last weights")
+                self.progress.note(f"  the best checkpoint, of step {step}, is damaged: these are the last weights")
             else:
                 self._take(best)
                 self.progress.note(f"  held-out data was foretold best after {best.step} steps: these are its weights")
@@ -156,6 +162,12 @@ class Run:
         self.optimizer.load(parts)
         if self.average is not None:
             self.average.load(parts)
+
+
+def first_figure(row: Row) -> float:
+    """The first of the figures that were watched; one that is no number is worse than any."""
+    figure = next(iter(row["watched"].values()))
+    return math.inf if math.isnan(figure) else figure
 
 
 def in_background(checkpoints: Checkpoints, engine: Engine) -> Any:

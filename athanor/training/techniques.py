@@ -26,13 +26,22 @@ def apply_techniques(model: nn.Module, settings: LoopSettings) -> nn.Module:
     return model
 
 
-def compile_blocks(trunk: nn.Module) -> None:
-    """Let torch.compile fuse what stands between the products of every block; attention keeps its own kernel."""
+def require_compiler() -> None:
+    """Refuse to compile where torch would find no C++ compiler.
+
+    Raises:
+        AthanorError: there is none.
+    """
     if shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
         raise AthanorError(
             "compile=true needs a C++ compiler, and none is here",
             fix="install g++ (Debian: apt install g++), or leave compile out",
         )
+
+
+def compile_blocks(trunk: nn.Module) -> None:
+    """Let torch.compile fuse what stands between the products of every block; attention keeps its own kernel."""
+    require_compiler()
     for block in trunk.blocks:
         block.attention.attend = torch.compiler.disable(functools.partial(attend, block.attention))
         block.compile()

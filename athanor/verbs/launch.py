@@ -49,6 +49,8 @@ def command(recipe: str, overrides: tuple[str, ...], kind: str, submit: bool, **
     from athanor.recipes.launching.submit import submit_job, write_job
 
     text = write_job(kind, recipe, overrides, **options)
+    if kind in ("k8s", "kubeflow") and recipe.endswith((".yaml", ".yml")):
+        click.echo(say(f"the image must hold {recipe} at this path", f"镜像中须在此路径包含 {recipe}"), err=True)
     click.echo(text, nl=False)
     if submit:
         click.echo(submit_job(kind, text), err=True)

@@ -14,6 +14,7 @@ def test_the_recipe_of_objectives_plans_at_every_scale(scale: str) -> None:
     plan = {one.name: one for one in plan_recipe(load_recipe("objectives", [f"scale={scale}"]))}
     for name in HIDING:
         assert plan[name].settings.objective == name and plan[name].settings.kv_heads is None
+    assert not plan["permutation"].settings.recompute and plan["masked"].settings.recompute == (scale in ("6b", "130b"))
     assert plan["masked"].settings.hidden * 2 == plan["next_token"].settings.hidden * 3
     for name in ("span_corruption", "blank_infilling"):
         assert plan[name].settings.learning_rate == plan["next_token"].settings.learning_rate

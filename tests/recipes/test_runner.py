@@ -1,14 +1,19 @@
 """Names before anything runs, and the code version that follows imports."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 
 from athanor.base.errors import EXIT_REFUSED, AthanorError
+from athanor.base.progress import SilentProgress
 from athanor.recipes import code
 from athanor.recipes.dial import SCALES, choose
 from athanor.recipes.quantize import QuantizeSettings, _gate
 from athanor.recipes.recipe import load_recipe
-from athanor.recipes.runner import plan_recipe
+from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.recipes.steps import STEPS
+from athanor.store.artifact import Store
 
 
 def reached_from(module: str) -> set[str]:
@@ -87,3 +92,23 @@ def test_a_report_bears_the_name_of_its_own_recipe(tmp_path) -> None:  # type: i
     (tmp_path / "mine.yaml").write_text("extends: quickstart\n")
     plan = plan_recipe(load_recipe(str(tmp_path / "mine.yaml")))
     assert plan[-1].settings.model_dump()["recipe"] == "mine"
+
+
+@pytest.mark.parametrize("setting", ["pretrain.tracker=wandb", "finetune.compile=true"])
+def test_what_training_needs_and_is_not_here_is_refused_before_anything_is_made(
+    setting: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "wandb" else find(name, *more))
+    monkeypatch.setenv("PATH", "/nowhere")
+    recipe = load_recipe("quickstart", [setting])
+    plan = plan_recipe(recipe)  # it may be here and run elsewhere
+    with pytest.raises(AthanorError, match="is not installed" if "wandb" in setting else r"C\+\+ compiler"):
+        run_recipe(recipe, plan, Store(tmp_path / "store"), SilentProgress())
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("override", ["pretrain=5", "pretrain.=5"])
+def test_an_override_without_a_setting_says_so(override: str) -> None:
+    with pytest.raises(AthanorError, match="names no setting of pretrain"):
+        load_recipe("quickstart", [override])

@@ -8,12 +8,12 @@ import torch
 
 from athanor.base.errors import AthanorError
 from athanor.training import checkpoint
-from athanor.training.checkpoint import BEST, NEWEST, Checkpoints
+from athanor.training.checkpoint import NEWEST, Checkpoints
 
 STATE = {"guard": {"avoided": [], "events": []}}
 
 
-def write(folder: Path, step: int, best: bool = False) -> Checkpoints:
+def write(folder: Path, step: int, best: int | None = None) -> Checkpoints:
     """A checkpoint whose weight tells its step."""
     kept = Checkpoints(folder)
     kept.save(step, {"weight": torch.full((4,), float(step)), "half": torch.ones(3).bfloat16()}, STATE, "{}\n", best)
@@ -66,14 +66,24 @@ def test_every_byte_of_a_checkpoint_is_guarded(file: str, tmp_path: Path) -> Non
 
 def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for step in range(1, 6):
-        kept = write(tmp_path, step, best=step == 2)
+        kept = write(tmp_path, step, best=2 if step > 1 else 1)
     assert names(tmp_path) == ["step-00000002", "step-00000004", "step-00000005"]
     assert (tmp_path / NEWEST).read_text() == "step-00000005\n"
-    assert (tmp_path / BEST).read_text() == "step-00000002\n"
-    best = kept.best()
+    best = kept.whole(2)
     assert best is not None and best.tensors["weight"].tolist() == [2.0] * 4
-    write(tmp_path, 6, best=True)
+    write(tmp_path, 6, best=6)
     assert names(tmp_path) == ["step-00000005", "step-00000006"]
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    """Copies that a person or a program for backups put beside the checkpoints."""
+    kept = write(tmp_path, 7)
+    (tmp_path / "step-00000009 (copy)").mkdir()
+    (tmp_path / "step-00000008").write_text("a file")
+    (tmp_path / "step-old").mkdir()
+    found = kept.load()
+    assert found is not None and found.step == 7 and kept.complaints == []
+    assert len(names(tmp_path)) == 4
 
 
 def test_going_back_deletes_what_came_later(tmp_path: Path) -> None:

@@ -278,6 +278,17 @@ def test_the_best_weights_are_those_at_the_end_when_asked_for(tmp_path: Path) ->
     assert not all(torch.equal(one, two) for one, two in zip(weights_of(model), seen[3][1], strict=True))
 
 
+def test_a_figure_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    figures = iter([float("nan"), 2.0, 3.0, float("nan")])
+    objective = Objective(batch_of, loss_of, tokens=ROWS, watch=lambda model: {"heldout": next(figures)})
+    given = settings(watch_every=10, keep_best=True, checkpoint_seconds=1e9)
+    kept, plain = small_model(), small_model()
+    train(kept, objective, given, tmp_path / "kept", SilentProgress(), "x")
+    with pytest.raises(Stopped):
+        train(plain, objective, settings(), tmp_path / "plain", StopAfter(20), "x")
+    assert same(kept, plain), "the weights after 20 steps, of which 2.0 was the lowest figure"
+
+
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     plain, watched = small_model(), small_model()
     train(plain, OBJECTIVE, settings(average=0.9), tmp_path / "plain", SilentProgress(), "x")

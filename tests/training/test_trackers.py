@@ -13,7 +13,9 @@ from athanor.training.settings import LoopSettings
 from athanor.training.show import Show
 from athanor.training.trackers import flat, open_tracker
 from tests.training.test_loop import StopAfter, settings
-from tests.training.tiny import ROWS, batch_of, loss_of, small_model
+from tests.training.tiny import ROWS, SETTINGS, batch_of, loss_of, small_model
+from tests.training.victim import MORE
+from tests.training.victim import objective as damaged
 
 STEPS = 12
 
@@ -41,6 +43,22 @@ def test_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.value for one in told] == pytest.approx([row["loss"] for row in rows])
     assert [one.step for one in events.Scalars("watched/heldout")] == [3, 7, 11]
     assert {"rate", "norm", "tokens_per_second", "peak_memory"} <= set(events.Tags()["scalars"])
+
+
+def test_a_run_that_goes_back_shows_every_step_once_in_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    chosen = LoopSettings.model_validate({**SETTINGS.model_dump(), **MORE, "tracker": "tensorboard"})
+    rows = train(small_model(), damaged(), chosen, tmp_path / "run-1" / "work", SilentProgress(), "x")
+    assert [row["step"] for row in rows if row.get("skipped")] == [11, 12, 13], "it went back"
+    events = EventAccumulator(str(tmp_path / "runs" / "run-1")).Reload()
+    assert [one.step for one in events.Scalars("rate")] == list(range(chosen.steps))
+    told = {one.step: one.value for one in events.Scalars("loss")}
+    assert told == pytest.approx({row["step"]: row["loss"] for row in rows if row["loss"] is not None})
 
 
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,10 @@ from athanor.models.adapters.files import read_adapter
 from athanor.models.convert import load_checkpoint
 from athanor.store.artifact import Store, weights_hash
 from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.networks import build
+from athanor.training.setup import save_model
 from tests.inference.gguf_models import make_checkpoint, train_tokenizer
+from tests.training.pretraining import settings_of, tokenizer_for
 from tests.verbs.conftest import Verb
 
 COLOURS = ("red", "green", "blue", "white", "black", "grey", "brown", "pink")
@@ -217,6 +220,8 @@ def test_data_that_cannot_be_learnt_from_is_refused_before_anything_starts(
         (["--set", "rows=7"], "--rows 7"),
         (["--set", "too_long=split"], "--long-rows split"),
         (["--set", "rate=[1"], "is not a setting"),
+        (["--set", "document_rows=2"], "no documents beside the conversations"),
+        (["--method", "freeze", "--last-layers", 9], "1 to 2, the layers of the model"),
     ],
 )
 def test_a_wish_that_cannot_be_is_refused_with_what_can(
@@ -224,6 +229,13 @@ def test_a_wish_that_cannot_be_is_refused_with_what_can(
 ) -> None:
     assert said in verb("finetune", model, data, *words, code=2)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_network_that_is_no_language_model_is_refused(data: Path, verb: Verb, tmp_path: Path) -> None:
+    settings = settings_of("masked")
+    save_model(build(settings, 300), tokenizer_for(settings), tmp_path / "bert")
+    said = verb("finetune", tmp_path / "bert", data, code=2)
+    assert "the family bert" in said and "a language model" in said
 
 
 def test_an_adapters_folder_is_no_model(model: Path, data: Path, verb: Verb, tmp_path: Path) -> None:

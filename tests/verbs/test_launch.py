@@ -90,6 +90,17 @@ def test_a_train_job_of_kubeflow() -> None:
     assert trainer["command"][:5] == ["torchrun", "-m", "athanor", "run", "quickstart"]
 
 
+@pytest.mark.parametrize("kind", ["k8s", "kubeflow"])
+def test_kubernetes_fills_in_nothing_that_the_user_wrote(kind: str) -> None:
+    """https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container: $$( is a dollar."""
+    text = launch("data.path=/a/$(JOB_COMPLETION_INDEX)/b c", "--on", kind, *CLAIMED)
+    *_, job = yaml.safe_load_all(text)
+    commands = [job["spec"]["trainer"]["command"]] if kind == "kubeflow" else [
+        one["command"] for one in job["spec"]["template"]["spec"]["containers"]
+    ]  # fmt: skip
+    assert "data.path=/a/$$(JOB_COMPLETION_INDEX)/b c" in commands[0]
+
+
 def test_a_program_for_ray() -> None:
     tree = ast.parse(launch("--on", "ray", "--nodes", "2", "--processes", "3", *SHARED))
     values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign) and
@@ -131,6 +142,8 @@ def test_an_engine_that_was_named_stays() -> None:
         (("--on", "slurm", "--hours", "nan", *SHARED), "--hours nan"),
         (("--on", "slurm", "--engine", "deepspeed", *SHARED), "engine=deepspeed with optimizer=muon"),
         (("--on", "slurm", "--engine", "tensor", "--gpus", "7", *SHARED), "among processes=7"),
+        (("--on", "slurm", "--partition", "a\n#SBATCH --x", *SHARED), "--partition"),
+        (("--on", "k8s", "--image", "i", "--claim", "My_Claim"), "--claim 'My_Claim'"),
         (("--on", "slurm", "--gpus", "8", "pretrain.rows=7", *SHARED), "rows=7 for 8 pieces"),
     ],
 )

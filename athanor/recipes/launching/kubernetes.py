@@ -1,5 +1,7 @@
 """Kubernetes: a plain indexed Job with a service for its names, or a TrainJob of Kubeflow Trainer v2."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -14,6 +16,7 @@ GPU = "nvidia.com/gpu"
 def indexed_job(launch: Launch, image: str, claim: str) -> str:
     """Pods numbered from 0 (JOB_COMPLETION_INDEX), which find the first by its name; nothing else is installed."""
     first = f"{launch.name}-0.{launch.name}"
+    launch = replace(launch, words=literal(launch.words))
     meeting = ("--node-rank", "$(JOB_COMPLETION_INDEX)", "--master-addr", first, "--master-port", str(PORT))
     container = {
         "name": "athanor", "image": image, "command": launch.torchrun(*meeting), "env": _environment(),
@@ -41,10 +44,15 @@ def indexed_job(launch: Launch, image: str, claim: str) -> str:
     return yaml.safe_dump_all([service, job], sort_keys=False)
 
 
+def literal(words: Sequence[str]) -> tuple[str, ...]:
+    """Words in which Kubernetes fills in nothing: it reads $(NAME) as a variable, and $$( as a dollar."""
+    return tuple(word.replace("$(", "$$(") for word in words)
+
+
 def train_job(launch: Launch, image: str, claim: str, runtime: str = "torch-distributed") -> str:
     """A TrainJob (trainer.kubeflow.org/v1alpha1); its runtime tells torchrun where the machines meet."""
     trainer = {
-        "image": image, "command": ["torchrun", "-m", "athanor", *launch.words], "env": _environment(),
+        "image": image, "command": ["torchrun", "-m", "athanor", *literal(launch.words)], "env": _environment(),
         "numNodes": launch.nodes, "numProcPerNode": launch.processes, "resourcesPerNode": _resources(launch),
     }  # fmt: skip
     pod = {

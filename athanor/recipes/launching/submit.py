@@ -53,6 +53,7 @@ def write_job(
     """
     given = {"partition": partition, "image": image, "claim": claim, "hosts": hosts}
     refuse_senseless(kind, given)
+    refuse_no_names(given)
     if kind in ("k8s", "kubeflow"):
         if store is not None:
             raise AthanorError(f"--store has no meaning for --on {kind}", fix="--claim names the volume it stands on")
@@ -97,6 +98,21 @@ def refuse_senseless(kind: str, given: Mapping[str, str | None]) -> None:
             raise AthanorError(
                 f"--on {kind} needs --{name}", fix=f"athanor launch --help shows an example with --{name}"
             )
+
+
+NAMES = {  # what a cluster takes as the name of a thing, and how that is said
+    "partition": (r"[\w.-]+(,[\w.-]+)*", "names of partitions, with commas between"),
+    "claim": (r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "small letters, digits, hyphens and dots (RFC 1123)"),
+    "image": (r"\S+", "a name of an image, without spaces"),
+}
+
+
+def refuse_no_names(given: Mapping[str, str | None]) -> None:
+    """Refuse what the cluster would not take as a name, or would read as something else."""
+    for name, (form, allowed) in NAMES.items():
+        value = given[name]
+        if value is not None and not re.fullmatch(form, value):
+            raise AthanorError(f"--{name} {value!r}", allowed=allowed)
 
 
 def job_name(recipe: str) -> str:

@@ -1,6 +1,6 @@
 """Where the figures of a run are shown besides the terminal: one file per program, opened by the setting `tracker`."""
 
-import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -42,6 +42,16 @@ def open_tracker(name: TrackerName, run: str, settings: dict[str, Any]) -> Track
         raise AthanorError(
             f"tracker={name}: {problem.name or problem} is not installed", fix=f'pip install "athanor[{name}]"'
         ) from None
+
+
+def require_tracker(name: TrackerName) -> None:
+    """Refuse a tracker whose program is not here, before anything starts.
+
+    Raises:
+        AthanorError: its package is not installed.
+    """
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise AthanorError(f"tracker={name}: {name} is not installed", fix=f'pip install "athanor[{name}]"')
 
 
 def flat(row: dict[str, Any], prefix: str = "") -> dict[str, float]:

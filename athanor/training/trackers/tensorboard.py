@@ -6,12 +6,12 @@ from typing import Any
 
 
 class TensorBoard:
-    """An event file per process that trained; a resumed run goes on in the same folder, steps before it are dropped."""
+    """An event file per process that trained, and another where a run goes back; steps that follow it are dropped."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer, self.folder = None, folder
+        self.writer, self.folder, self.newest = None, folder, -1
         self.make, self.settings = SummaryWriter, settings
 
     def log(self, step: int, figures: dict[str, float]) -> None:
@@ -26,10 +26,13 @@ class TensorBoard:
             self.writer.close()
 
     def _at(self, step: int) -> Any:
-        if self.writer is None:  # TensorBoard forgets what an earlier process wrote for this step and later ones
+        # With purge_step TensorBoard forgets what was written of this step and later ones.
+        if self.writer is None or step < self.newest:
+            self.close()
             self.writer = self.make(str(self.folder), purge_step=step)
             if not step:
                 self.writer.add_text("settings", "```json\n" + json.dumps(self.settings, indent=2) + "\n```")
+        self.newest = step
         return self.writer
 
 
