@@ -20,6 +20,7 @@ from athanor.inference.sampling import Sampling
 from athanor.store.artifact import Artifact
 from athanor.tokens.chat import require_template
 from athanor.tokens.conversation import Conversation
+from athanor.tokens.template import learnt_alone
 
 IGNORED = -100
 
@@ -73,8 +74,10 @@ def judge_answers(
     )
     return {
         "heldout_loss_before": results["before"]["value"], "heldout_loss_after": results["after"]["value"],
-        "change": results["change"]["value"], "change_low": results["change"]["low"],
-        "change_high": results["change"]["high"], "conversations": len(chats),
+        "change": results["change"]["value"],
+        # one conversation drawn again and again is always itself: it tells no interval
+        "change_low": results["change"]["low"] if len(chats) > 1 else None,
+        "change_high": results["change"]["high"] if len(chats) > 1 else None, "conversations": len(chats),
     }  # fmt: skip
 
 
@@ -92,7 +95,7 @@ def open_subject(parents: dict[str, Artifact], role: str) -> LocalSubject:
 @torch.inference_mode()
 def answer_loss(subject: LocalSubject, chat: Conversation, room: int, progress: Progress) -> tuple[float, int]:
     """Summed loss of what the assistant says in nats, and its tokens; of the conversation's first `room` tokens."""
-    rendered = require_template(subject.template).render_all([chat])[0]
+    rendered = learnt_alone(require_template(subject.template).render_all([chat])[0], chat)
     ids, mask = rendered.ids[:room], rendered.mask[:room]
     targets = [token if learnt else IGNORED for token, learnt in zip(ids[1:], mask[1:], strict=True)] + [IGNORED]
     device = next(subject.model.parameters()).device

@@ -160,9 +160,13 @@ def show_end(made: Any) -> None:
     click.echo(draw_curve("finetune", tuned))
     found = judged.measurements
     before, after = found["heldout_loss_before"], found["heldout_loss_after"]
-    span = f"{found['change']:+.3f} ({found['change_low']:+.3f} … {found['change_high']:+.3f})"
+    span = f"{found['change']:+.3f} " + (
+        f"({found['change_low']:+.3f} … {found['change_high']:+.3f})" if found["change_low"] is not None
+        else say("(one conversation tells no interval)", "（只有一段对话，无置信区间）")
+    )  # fmt: skip
+    count = f"{found['conversations']} conversation{'' if found['conversations'] == 1 else 's'}"
     click.echo("\n" + say(
-        f"held-out answers, {found['conversations']} conversations: {before:.3f} → {after:.3f} nats per token, {span}",
+        f"held-out answers, {count}: {before:.3f} → {after:.3f} nats per token, {span}",
         f"留出的 {found['conversations']} 段对话：每词元 {before:.3f} → {after:.3f} nat，{span}",
     ))  # fmt: skip
     for row in read_records(judged.file("answers.jsonl")):

@@ -77,6 +77,12 @@ def test_what_was_said_stays_and_every_value_has_a_reason(method: str) -> None:
     assert 0 < chosen["learning_rate"].value < 1
 
 
+def test_the_rate_of_p_tuning_is_among_those_of_its_authors_scripts() -> None:
+    """0.007 (BoolQ) to 0.03 (CoNLL 2003), for networks of width 1,024."""
+    wide = replace(SMALL, width=1024)
+    assert 0.007 <= choose_all(situation(wide), {"method": "ptuning"})["learning_rate"].value <= 0.03
+
+
 def test_the_share_that_is_kept_apart_holds_exactly_so_many() -> None:
     survey = replace(situation(SMALL, 10).survey, places=[0.01, 0.02, 0.3, 0.31, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99])
     for rows in range(1, 10):

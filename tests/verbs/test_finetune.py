@@ -173,6 +173,12 @@ def test_a_learning_rate_is_found_and_nothing_is_trained(model: Path, data: Path
     assert {one.kind for one in Store(tmp_path / "store").all()} == {"model", "conversations"}
 
 
+def test_one_held_out_conversation_tells_no_interval(model: Path, verb: Verb, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Which is number {number}?", "output": f"It is {number}."} for number in range(3)]
+    said = verb("finetune", model, write(tmp_path / "few.jsonl", rows), "--dtype", "float32", "--set", "steps=2")
+    assert "held-out answers, 1 conversation:" in said and "(one conversation tells no interval)" in said
+
+
 def test_conversations_of_like_length_may_share_a_step(model: Path, data: Path, verb: Verb) -> None:
     records = run(verb, model, data, "--epochs", 2, "--rows", 4, "--set", "group_by_length=true")
     assert records["finetune"]["measurements"]["filled"] > 0.8
