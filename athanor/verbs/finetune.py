@@ -135,7 +135,8 @@ def show_choices(decided: Any) -> None:
     from athanor.base.tables import duration, text_table
 
     survey = decided.survey
-    refused = say(f", {survey.refused:,} refused", f"，{survey.refused:,} 行不可读") if survey.refused else ""
+    count, why = f"{survey.refused:,}", survey.reasons
+    refused = say(f", {count} refused ({why})", f"，{count} 行不可读（{why}）") if survey.refused else ""
     click.echo(say(
         f"{survey.rows:,} conversations{refused} · {survey.tokens:,} tokens, {survey.answers:,} of them answers · "
         f"longest {survey.longest():,} · {decided.steps:,} steps, about {duration(decided.cost['seconds'])}",
