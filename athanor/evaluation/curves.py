@@ -11,6 +11,8 @@ from athanor.base.words import say
 
 METRICS = "metrics.jsonl"
 MOST_POINTS = 2000  # of a curve in a page: more than a screen has columns
+HIGHER = ("accuracy", "macro_f1", "pearson", "spearman")  # watched figures of which more is better; of losses less is
+CONSTANT = ("chance", "most_frequent_class")  # what knowing nothing reaches
 Row = dict[str, Any]
 
 
@@ -49,9 +51,13 @@ def told(name: str, rows: Sequence[Row]) -> list[str]:
     parts = [f"{name}: {len(rows):,} {say('steps', '步')}, {say('loss', '损失')} {losses[0]:.3f} → {last:.3f}"]
     watched = [row for row in rows if "watched" in row]
     for key in watched[-1]["watched"] if watched else ():
-        best = min(watched, key=lambda row: row["watched"][key])
-        parts.append(f"{key} {watched[-1]['watched'][key]:.3f} ({say('best', '最佳')} {best['watched'][key]:.3f} "
-                     f"{say('at step', '于第')} {best['step']})")  # fmt: skip
+        figure = key.rpartition("/")[2]
+        part = f"{key} {watched[-1]['watched'][key]:.3f}"
+        if figure not in CONSTANT:
+            better = max if figure in HIGHER else min
+            best = better(watched, key=lambda row: row["watched"][key])
+            part += f" ({say('best', '最佳')} {best['watched'][key]:.3f} {say('at step', '于第')} {best['step']})"
+        parts.append(part)
     lines = [" · ".join(parts)]
     for word, chinese, steps in (
         ("spikes at", "损失突跳于", [row["step"] for row in rows if row.get("spike")]),

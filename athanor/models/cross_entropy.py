@@ -91,6 +91,8 @@ class LinearCrossEntropy(Function):
                 torch.mm(dlogits_XV, weight_VD, out=dhidden_XD[rows])
             if learns and native:
                 native_kernels.product_down(dlogits_XV, given_XD, dweight_VD)
+            elif learns and given_XD.dtype == torch.float32:
+                dweight_VD.addmm_(dlogits_XV.t(), given_XD)
             elif learns:
                 add(dweight_VD, dlogits_XV.t() @ given_XD)
         ctx.save_for_backward(dhidden_XD, dweight_VD.to(weight_VD.dtype))

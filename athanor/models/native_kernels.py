@@ -239,6 +239,39 @@ def add(total: Tensor, part: Tensor) -> None:
     share(part.numel(), part.numel(), lambda _, a, b: run(pointer(total), pointer(part), a, b))
 
 
+def can_update(master: Tensor, gradient: Tensor, weight: Tensor) -> bool:
+    """Whether `adamw` knows these numbers: float32 masters on a CPU, weights and gradients of any type it has."""
+    known = all(x.is_contiguous() and x.device.type == "cpu" and x.dtype in HALF for x in (master, gradient, weight))
+    return known and master.dtype == torch.float32 and has_registers(1)
+
+
+def adamw(
+    master: Tensor, state: dict[str, Tensor], gradient: Tensor, weight: Tensor, scale: float, group: dict[str, Any]
+) -> None:
+    """One step of torch.optim.AdamW with the gradient times `scale`, in one pass over memory.
+
+    Args:
+        state, group: what torch.optim.AdamW keeps of this weight, and its settings.
+        weight: takes the result in its number type; where it is float32 it is the master itself.
+    """
+    state["step"] += 1
+    steps, (beta1, beta2), half = float(state["step"]), group["betas"], HALF[gradient.dtype]
+    given = (pointer(master), pointer(state["exp_avg"]), pointer(state["exp_avg_sq"]), pointer(gradient))
+    rounded = pointer(weight) if HALF[weight.dtype] else ctypes.c_void_p(None)
+    numbers = (
+        scale,
+        group["lr"],
+        beta1,
+        beta2,
+        group["eps"],
+        group["weight_decay"],
+        1 - beta1**steps,
+        1 - beta2**steps,
+    )
+    doubles, run = tuple(map(ctypes.c_double, numbers)), native.function("athanor_adamw")
+    share(master.numel(), master.numel(), lambda part, a, b: run(*given, rounded, a, b, *doubles, half))
+
+
 @functools.cache
 def has_registers(half: int) -> bool:
     """Whether the processor can do what athanor/native does for attention of float32 numbers, or of bf16 (half = 1)."""

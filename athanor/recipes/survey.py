@@ -23,6 +23,7 @@ class Survey:
     Attributes:
         rows: conversations, each counted once.
         refused: rows that cannot be read.
+        reasons: why, with the number of each.
         lengths: tokens of each conversation that was rendered, sorted.
         answers: tokens of the assistant in all conversations, estimated where only some were rendered.
         places: of each conversation, where its hash stands between 0 and 1, sorted: what decides who is kept apart.
@@ -33,6 +34,7 @@ class Survey:
     lengths: Sequence[int]
     answers: int
     places: Sequence[float]
+    reasons: str = ""
 
     @property
     def tokens(self) -> int:
@@ -79,5 +81,10 @@ def look_at(path: str, template: Template) -> Survey:
             f"{path}: nobody answers in any conversation", fix="the assistant's turns are what is learnt"
         )
     return Survey(
-        len(chats), len(intake.refused), sorted(len(one.ids) for one in rendered), round(answers), sorted(places)
+        len(chats),
+        len(intake.refused),
+        sorted(len(one.ids) for one in rendered),
+        round(answers),
+        sorted(places),
+        describe_reasons(funnel.reasons()),
     )

@@ -163,7 +163,9 @@ class Reader:
                     f"{example.id} is {longest} tokens long", allowed=f"{self.context}, the context of the model",
                     fix="too_long: truncate cuts the end of its longest text",
                 )  # fmt: skip
-            most = max(len(self._encode(text, most)) for text in texts_of(example)) - (longest - self.context)
+            together = 2 if example.second or example.choices else 1  # texts of a reading, which may both be cut
+            length = max(len(self._encode(text, most)) for text in texts_of(example))
+            most = length - max(1, (longest - self.context) // together)
             if most < 1:
                 raise AthanorError(f"{example.id}: {self.context} tokens leave no room for its texts")
 

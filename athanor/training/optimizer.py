@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from athanor.models import native_kernels
 from athanor.training.divided_muon import DividedMuon
 from athanor.training.engines.engine import Engine
 
@@ -155,6 +156,8 @@ class MasterOptimizer:
         for optimizer, portion in self.portions:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
+            if self._at_once(optimizer, portion, gradients, scale):
+                continue
             for place in portion:
                 self.masters[place].grad = gradients.pop(place).float().mul_(scale)
             optimizer.step()
@@ -162,6 +165,20 @@ class MasterOptimizer:
                 self.masters[place].grad = None
                 self._write_back(place)
         self.updated = True
+
+    def _at_once(
+        self, optimizer: torch.optim.Optimizer, portion: list[int], gradients: dict[int, Tensor], scale: float
+    ) -> bool:
+        """Let the C library do all of an update of AdamW, if it can; it takes the gradients that it applied."""
+        if not isinstance(optimizer, torch.optim.AdamW) or not optimizer.param_groups[0]["fused"]:
+            return False
+        if not all(native_kernels.can_update(self.masters[n], gradients[n], self.held[n]) for n in portion):
+            return False
+        group_of = {master: group for group in optimizer.param_groups for master in group["params"]}
+        for place in portion:
+            master, gradient = self.masters[place], gradients.pop(place)
+            native_kernels.adamw(master, optimizer.state[master], gradient, self.held[place], scale, group_of[master])
+        return True
 
     @torch.no_grad()
     def write_back(self) -> None:

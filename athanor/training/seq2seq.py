@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 import torch
@@ -55,7 +55,7 @@ class Seq2SeqSettings(LoopSettings):
     """A longer one: refuse it, or cut its end."""
     label_smoothing: float = pydantic.Field(default=0.0, ge=0, lt=1)
     """Share of each target's probability that is shared among all tokens."""
-    weights: dict[str, float] = pydantic.Field(default_factory=dict)
+    weights: dict[str, Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(default_factory=dict)
     """What each task counts, by name; unset: all the same."""
     compare_every: int | None = pydantic.Field(default=None, ge=1)
     """Steps between two comparisons of the tasks' gradients; unset: none."""

@@ -57,7 +57,8 @@ def command(
     """Teach MODEL (an artifact's name or a checkpoint's folder) the conversations in DATA.
 
     DATA is a file or a folder of .json, .jsonl, .gz or .zst in any form that is known by its keys: OpenAI messages,
-    ShareGPT, Alpaca, GSM8K. Only what the assistant says is learnt. Whatever is not given is chosen, with its reason.
+    ShareGPT, Alpaca, GSM8K, prompt and completion. Only what the assistant says is learnt, but for turns of weight 0.
+    Whatever is not given is chosen, with its reason.
     The model itself stays as it is: what was learnt is an adapter beside it (--method full and freeze: a new model).
     """
     from athanor.base.progress import make_progress
@@ -135,7 +136,8 @@ def show_choices(decided: Any) -> None:
     from athanor.base.tables import duration, text_table
 
     survey = decided.survey
-    refused = say(f", {survey.refused:,} refused", f"，{survey.refused:,} 行不可读") if survey.refused else ""
+    count, why = f"{survey.refused:,}", survey.reasons
+    refused = say(f", {count} refused ({why})", f"，{count} 行不可读（{why}）") if survey.refused else ""
     click.echo(say(
         f"{survey.rows:,} conversations{refused} · {survey.tokens:,} tokens, {survey.answers:,} of them answers · "
         f"longest {survey.longest():,} · {decided.steps:,} steps, about {duration(decided.cost['seconds'])}",

@@ -21,7 +21,9 @@ from athanor.models.language import LanguageModel
 from athanor.recipes.recipe import load_recipe
 from athanor.recipes.runner import plan_recipe, run_recipe
 from athanor.store.artifact import Artifact, Store
-from athanor.training.classify import ClassifySettings
+from athanor.tokens.extend import extend
+from athanor.tokens.tokenizer import Tokenizer
+from athanor.training.classify import DELIMITER, EXTRACT, ClassifySettings, Reader
 from athanor.training.correctness import correlation, figures_of, macro_f1, ranks
 from athanor.training.objectives.classification import (
     ReadingBatch,
@@ -159,6 +161,23 @@ def test_z_loss_is_of_the_language_models_scores() -> None:
 def test_a_setting_without_a_meaning_is_refused(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(AthanorError, match=told):
         parse_settings(ClassifySettings, {"steps": 4, "rows": 8, "learning_rate": 0.1, **wrong}, "classify")
+
+
+@pytest.mark.parametrize(("first", "second"), [(30, 30), (200, 200), (3, 90), (90, 40), (31, 32)])
+def test_a_long_pair_is_cut_to_what_has_room(first: int, second: int) -> None:
+    """The longest texts lose their ends, both where both are long, and no more than must be lost."""
+    tokenizer, _ = extend(Tokenizer.train(["abcd"], 270), special=[DELIMITER, EXTRACT])
+    settings = ClassifySettings(steps=1, rows=1, learning_rate=0.1, context=64, too_long="truncate")
+    reader = Reader(Task("entailment", ("no", "yes")), tokenizer, settings, 64)
+    size = len(tokenizer.encode("ab" * 8)) / 8
+    example = Example("1", "ab" * first, "ab" * second, label="no")
+    ((reading,),) = reader.read([example])
+    whole = 3 + size * (first + second)
+    assert len(reading) == whole if whole <= 64 else 63 <= len(reading) <= 64
+    assert reader.cut == int(whole > 64)
+    place = reading.index(tokenizer.special[DELIMITER])
+    if min(first, second) * size > 31:
+        assert abs((place - 1) - (len(reading) - place - 2)) <= 1
 
 
 def test_neftune_reaches_the_embedding_of_a_classifier() -> None:

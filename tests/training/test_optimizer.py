@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from athanor.base import native
+from athanor.models import native_kernels
 from athanor.models.config import TransformerConfig
 from athanor.models.language import LanguageModel
 from athanor.training import optimizer as optimizer_module
@@ -43,6 +45,7 @@ def test_portions_give_the_bits_of_one_update_of_all(
 ) -> None:
     """torch's optimisers over the whole list of float32 copies of the gradients, clipped, are the truth."""
     monkeypatch.setattr(optimizer_module, "PORTION", portion)
+    monkeypatch.setattr(native_kernels, "can_update", lambda *tensors: False)  # the library rounds in other places
     model = LanguageModel(SMALL).initialise(0).to(dtype)
     model.unused = nn.Parameter(torch.ones(3, dtype=dtype))  # as an expert that gets no token
     ours = MasterOptimizer(model, name, (0.9, 0.95), weight_decay=0.1)
@@ -71,6 +74,32 @@ def test_portions_give_the_bits_of_one_update_of_all(
             torch.equal(weight, master.to(dtype)) for weight, master in zip(model.parameters(), masters, strict=True)
         )
         assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_library_updates_as_torch_does_in_float64(dtype: torch.dtype, passes: int) -> None:
+    """Gradients in the model's number type (one pass) and in float32 (two), decayed and not, more than one register."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(37, 19), nn.Linear(19, 5)).to(dtype)
+    if not native_kernels.can_update(torch.zeros(1), *(weight.detach() for weight in list(model.parameters())[:2])):
+        pytest.skip(f"the C library does not update here: {native.describe()}")
+    ours = MasterOptimizer(model, "adamw", (0.9, 0.95), weight_decay=0.1)
+    exact = [weight.detach().double().requires_grad_() for weight in model.parameters()]
+    groups = [{"params": exact[::2], "weight_decay": 0.1}, {"params": exact[1::2], "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
+    for _ in range(30):
+        for piece in range(passes):
+            for weight, other in zip(model.parameters(), exact, strict=True):
+                fresh = torch.randn_like(weight)
+                weight.grad = fresh if weight.grad is None else weight.grad + fresh
+                other.grad = fresh.double() * 0.3 + (0 if piece == 0 else other.grad)
+            ours.collect(last=piece == passes - 1)
+        ours.update(0.01, 0.3)
+        theirs.step()
+    for master, weight, other in zip(ours.masters, model.parameters(), exact, strict=True):
+        torch.testing.assert_close(master.double(), other, atol=2e-6, rtol=2e-6)
+        assert torch.equal(weight, master.to(dtype))
 
 
 SMALL = TransformerConfig(width=16, layers=2, heads=2, hidden=32, max_positions=8, vocabulary=20, tied=True)

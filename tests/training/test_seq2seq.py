@@ -238,5 +238,7 @@ def test_parents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         run(tmp_path, "{turn: turn}", 2, ", compare_every: 1")
     with pytest.raises(AthanorError, match="weights of 'turned'"):
         run(tmp_path, "{turn: turn}", 2, ", weights: {turned: 1}")
+    with pytest.raises(AthanorError, match=r"weights\.turn=0"):
+        run(tmp_path, "{turn: turn}", 2, ", weights: {turn: 0}")
     with pytest.raises(AthanorError, match=r"\d+ tokens long"):
         run(tmp_path, "{back: back}", 2, context=1)

@@ -48,6 +48,19 @@ def test_trouble_is_told() -> None:
     assert "no step has a loss" in draw_in_terminal({"run": [{"step": 0, "loss": None}]})
 
 
+def test_the_best_accuracy_is_the_highest() -> None:
+    figures = [(0.7, 0.4), (0.6, 0.5), (0.65, 0.45)]
+    rows = [
+        {"step": step, "loss": 1.0, "norm": 1.0, "rate": 0.1, "watched": {
+            "heldout": loss, "heldout/accuracy": share, "heldout/most_frequent_class": 0.5,
+        }}
+        for step, (loss, share) in enumerate(figures)
+    ]  # fmt: skip
+    line = told("classify", rows)[0]
+    assert "heldout 0.650 (best 0.600 at step 1)" in line and "accuracy 0.450 (best 0.500 at step 1)" in line
+    assert line.endswith("most_frequent_class 0.500")
+
+
 def test_the_page_holds_every_curve_and_escapes_what_a_model_wrote(tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

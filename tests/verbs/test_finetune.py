@@ -205,6 +205,13 @@ def test_data_that_cannot_be_learnt_from_is_refused_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
+def test_why_rows_are_refused_is_told_before_anything_starts(model: Path, verb: Verb, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Which is number {number}?", "output": f"It is {number}."} for number in range(3)]
+    waiting = {"messages": [{"role": "user", "content": "Hello?"}]}
+    said = verb("finetune", model, write(tmp_path / "few.jsonl", [*rows, waiting]), "--plan")
+    assert "3 conversations, 1 refused (ends with user (1))" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
