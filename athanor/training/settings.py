@@ -45,7 +45,7 @@ class LoopSettings(Settings):
     recompute: bool = False
     """Keep only what enters each layer and compute the rest again for the gradient: less memory, a third more work."""
     compile: bool = False
-    """Let torch.compile fuse the layers; needs a C++ compiler on the machine."""
+    """Let torch.compile fuse the layers; needs a C++ compiler. Beside the C library a processor gains nothing by it."""
     on_spike: Literal["note", "rewind"] = "note"
     """When the loss jumps by 6 standard deviations: say so, or go back to a checkpoint and leave the batch out."""
     watch_every: int | None = pydantic.Field(default=None, ge=1)
