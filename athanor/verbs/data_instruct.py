@@ -10,7 +10,19 @@ from athanor.verbs.data import filled, readable, show
 from athanor.verbs.options import json_option, new_folder_option
 
 TARGETS = ("openai", "sharegpt", "alpaca", "gsm8k", "preference", "ranked", "hh", "kto")
-FORMATS = ("openai", "sharegpt", "alpaca", "gsm8k", "moss", "tasks", "preference", "hh", "pairs", "judgement")
+FORMATS = (
+    "openai",
+    "sharegpt",
+    "alpaca",
+    "gsm8k",
+    "moss",
+    "tasks",
+    "completion",
+    "preference",
+    "hh",
+    "pairs",
+    "judgement",
+)
 
 
 @click.command(
