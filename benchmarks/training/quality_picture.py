@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 490, 330, 48, 116, 40, 40  # of a panel and its margins, in pixels
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 330, 48, 146, 40, 40  # of a panel and its margins, in pixels
 FEWEST = 3  # points of a curve; shorter ones are trials of a rate
 COLOURS = {"ours": "#c2410c", "nanochat": "#1d4ed8", "litgpt": "#15803d", "hf": "#6b21a8"}
 NAMES = {"ours": "Athanor", "nanochat": "nanochat", "litgpt": "litgpt", "hf": "HF Trainer"}
