@@ -69,7 +69,7 @@ class LinearCrossEntropy(Function):
     def forward(
         ctx: Any, hidden_XD: Tensor, weight_VD: Tensor, targets_X: Tensor, z_loss: float
     ) -> tuple[Tensor, Tensor]:
-        device = hidden_XD.device
+        hidden_XD, device = hidden_XD.contiguous(), hidden_XD.device
         loss_X = torch.empty(len(hidden_XD), device=device)
         extra = torch.zeros((), device=device)
         dhidden_XD = torch.empty_like(hidden_XD)

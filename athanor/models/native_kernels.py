@@ -1,6 +1,6 @@
-"""Inner loops of the trunk in C (athanor/native/layers.c, attention.c), with their gradients.
+"""Inner loops of the trunk in C (athanor/native/layers.c, attention.c, product.c), with their gradients, and AdamW.
 
-They are used on a CPU while training where the library was built; `kernels.py` has the same in torch, which defines
+They are used on a CPU while training where the library was built; torch (`kernels.py`, `F.linear`, its AdamW) defines
 them. Both round in other places, so results agree to the rounding of the number type, not to the bit.
 
 Shape letters as in `transformer.py`; X rows (any leading axes flattened).
@@ -87,6 +87,7 @@ class Linear(Function):
 
 def product(a: Tensor, b: Tensor, y: Tensor, turned: int) -> Tensor:
     """Write a b (b turned about its diagonal: a b^T) to y and return it; `a` and y may have more leading axes."""
+    assert a.is_contiguous() and b.is_contiguous() and y.is_contiguous()
     rows, deep, columns = a.numel() // a.shape[-1], a.shape[-1], y.shape[-1]
     given, run, half = (pointer(a), pointer(b), pointer(y)), native.function("athanor_product"), HALF[a.dtype]
     share(rows, rows * columns, lambda part, first, end: run(*given, first, end, deep, columns, turned, half))
@@ -97,6 +98,7 @@ def product_down(a: Tensor, b: Tensor, total: Tensor | None = None) -> Tensor:
     """a^T b, of the type of its factors, leading axes flattened; or added to a float32 total."""
     rows, deep, columns, half = a.numel() // a.shape[-1], a.shape[-1], b.shape[-1], HALF[a.dtype]
     sums = torch.empty(deep, columns) if total is None else total
+    assert a.is_contiguous() and b.is_contiguous() and sums.is_contiguous()
     y = torch.empty(deep, columns, dtype=a.dtype) if total is None and half else None
     given = (pointer(a), pointer(b), pointer(sums), ctypes.c_void_p(None) if y is None else pointer(y))
     run, add = native.function("athanor_product_down"), int(total is not None)
@@ -258,16 +260,8 @@ def adamw(
     steps, (beta1, beta2), half = float(state["step"]), group["betas"], HALF[gradient.dtype]
     given = (pointer(master), pointer(state["exp_avg"]), pointer(state["exp_avg_sq"]), pointer(gradient))
     rounded = pointer(weight) if HALF[weight.dtype] else ctypes.c_void_p(None)
-    numbers = (
-        scale,
-        group["lr"],
-        beta1,
-        beta2,
-        group["eps"],
-        group["weight_decay"],
-        1 - beta1**steps,
-        1 - beta2**steps,
-    )
+    bias1, bias2 = 1 - beta1**steps, 1 - beta2**steps
+    numbers = (scale, group["lr"], beta1, beta2, group["eps"], group["weight_decay"], bias1, bias2)
     doubles, run = tuple(map(ctypes.c_double, numbers)), native.function("athanor_adamw")
     share(master.numel(), master.numel(), lambda part, a, b: run(*given, rounded, a, b, *doubles, half))
 

@@ -14,6 +14,8 @@
 #define HAS_WIDE 1
 #endif
 
+int64_t athanor_can_attend(int64_t half);
+
 #define ROWS 32 /* queries at a time */
 #define KEYS 64 /* keys are packed by so many */
 #define STEP 32 /* and computed by so many */

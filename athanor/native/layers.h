@@ -6,8 +6,6 @@
 
 #include "attention.h"
 
-int64_t athanor_can_attend(int64_t half);
-
 typedef int64_t Norm(const void *x, const void *weight, void *y, float *inverse, int64_t first, int64_t last,
                      int64_t width, float eps);
 typedef int64_t NormBack(const void *x, const void *weight, const float *inverse, const void *dy, void *dx,

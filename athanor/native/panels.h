@@ -6,13 +6,13 @@
 
 #include "product.h"
 
-#define PANEL 64                 /* columns */
-#define NEAR 65536               /* words that a core's own cache holds beside the panel that is read */
-#define SLICE 262144             /* words of panels at a time */
-#define DEEP 256 /* words of a sum before it is added to memory, where rows are far apart */
-#define STRIP 48                 /* columns of the left factor side by side: whole tiles, whole registers */
-#define AT_ONCE (4 * STRIP)
-#define AHEAD 8 /* words that are fetched before they are packed */
+#define PANEL 64            /* columns */
+#define NEAR 65536          /* words that a core's own cache holds beside the panel that is read */
+#define SLICE 262144        /* words of panels at a time */
+#define DEEP 256            /* words of a sum before it is added to memory, where rows are far apart */
+#define STRIP 48            /* columns of the left factor side by side: whole tiles, whole registers */
+#define AT_ONCE (4 * STRIP) /* columns of the left factor that are packed before they are multiplied */
+#define AHEAD 8             /* words that are fetched before they are packed */
 
 /* Scratch memory that begins where a line of the cache does; free what is in *given. */
 static word *scratch(int64_t words, void **given) {
@@ -114,8 +114,9 @@ FAST int64_t OF(product_down)(const void *left, const void *right, float *sums, 
     number *y = result;
     int64_t padded = (columns + PANEL - 1) / PANEL * PANEL;
     void *memory;
-    word *panels = scratch(DEEP * (padded + AT_ONCE), &memory), *strips = panels + DEEP * padded;
+    word *panels = scratch(DEEP * (padded + AT_ONCE), &memory), *strips;
     if (!panels) return OUT_OF_MEMORY;
+    strips = panels + DEEP * padded;
     for (int64_t m = 0; m < rows; m += DEEP * NUMBERS) {
         int64_t deep = rows - m < DEEP * NUMBERS ? (rows - m) / NUMBERS : DEEP;
         pack_down(panels, b + m * columns, columns, deep, columns);

@@ -6,15 +6,13 @@
 #include <cpuid.h>
 #endif
 
-/* Whether this processor has products of pairs of bfloat16 numbers (half = 1), or registers of 16 float32 numbers, and
-   none of whole tiles (AMX), which torch uses where they are. */
+/* Whether this processor has what athanor_can_attend asks for, and no products of whole tiles (AMX), which torch uses
+   where they are. */
 EXPORT int64_t athanor_can_multiply(int64_t half) {
 #ifdef HAS_WIDE
     unsigned a, b, c, d;
     int tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1);
-    __builtin_cpu_init();
-    return !tiles && (!half || __builtin_cpu_supports("avx512bf16")) && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    return !tiles && athanor_can_attend(half);
 #else
     return half - half;
 #endif

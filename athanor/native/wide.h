@@ -1,6 +1,7 @@
-/* Products and exponentials in registers of 16 numbers, of which attention is made. What includes this defines before:
-   FAST, the processors it is for, and MULTIPLY_ADD(sums, left, right), which adds to each of 16 sums the product of a
-   word on the left and one on the right. A word holds a pair of bfloat16 numbers or one of float32. */
+/* Products and exponentials in registers of 16 numbers, of which attention, large products and what stands between them
+   are made. What includes this (pairs.h, floats.h) defines before: FAST, the processors it is for, and
+   MULTIPLY_ADD(sums, left, right), which adds to each of 16 sums the product of a word on the left and one on the right.
+   A word holds a pair of bfloat16 numbers or one of float32. */
 
 #ifndef ATHANOR_WIDE_H
 #define ATHANOR_WIDE_H

@@ -409,6 +409,16 @@ def test_loss_by_products_of_the_library(dtype):
         assert float((ours - theirs).norm() / theirs.norm()) < tolerance
 
 
+def test_loss_of_rows_that_lie_apart_in_memory(way):
+    """A head is given rows as they come, such as the columns of a turned matrix."""
+    targets, weight = torch.randint(0, 200, (700,)), torch.randn(200, 64) / 8
+    assert_equal(
+        lambda h, w: cross_entropy.linear_cross_entropy(h.t(), w, targets)[0],
+        lambda h, w: cross_entropy.plain_linear_cross_entropy(h.t(), w, targets)[0],
+        torch.randn(64, 700), weight,
+    )  # fmt: skip
+
+
 def test_frozen_weights_and_frozen_inputs_get_no_gradient():
     needs_products(torch.float32)
     layer, x = Linear(64, 64), torch.randn(64, 64, requires_grad=True)
